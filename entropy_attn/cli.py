@@ -1,0 +1,88 @@
+"""What every command shares: flags, the config file, and errors of one line with exit code 2."""
+
+from collections.abc import Callable, Sequence
+import json
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from entropy_attn import config as config_lib
+from entropy_attn.errors import UserError
+
+
+def define_config():
+  """Defines --config=FILE[:ARGUMENT] and its overrides --config.group.field=value; returns the flag's holder."""
+  return config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
+
+
+def load_config(holder) -> ConfigDict:
+  """The validated config of a holder from `define_config`.
+
+  Raises:
+    UserError: without --config, for a file that cannot be loaded, or for an invalid config.
+  """
+  config = holder.value
+  if config is None:
+    raise UserError("--config=FILE is missing; the files under configs/ are ready to use")
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"--config={flags.FLAGS['config'].config_filename} cannot be loaded: {_load_error(config)}")
+  config_lib.validate(config)
+  return config
+
+
+def write_json(path: str | None, value) -> None:
+  """Writes `value` to `path` (what --json=FILE asks for); nothing where path is empty."""
+  if path:
+    pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n")
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags and calls main(); a UserError becomes one line on standard error and exit code 2."""
+
+  def parse(argv: Sequence[str]):
+    try:
+      rest = flags.FLAGS(argv)
+    except flags.Error as error:
+      raise UserError(str(error)) from error
+    except (AttributeError, KeyError) as error:  # how config_flags reports an unknown field
+      raise UserError(f"config: no such field: {_one_line(error)}") from error
+    except UserError:
+      raise
+    except Exception as error:  # a config file that does not import, or refuses its argument
+      raise UserError(f"--config: {type(error).__name__}: {_one_line(error)}") from error
+    if len(rest) > 1:
+      raise UserError(f"unexpected argument {rest[1]!r}: flags have the form --name=value")
+    if flags.FLAGS["verbosity"].using_default_value:  # app.run would choose INFO: the libraries' notes drown ours
+      flags.FLAGS.verbosity = logging.WARNING
+    return rest
+
+  def guarded(_):
+    main()
+
+  try:
+    app.run(guarded, flags_parser=parse)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("error: interrupted before anything was to be saved", file=sys.stderr)
+    sys.exit(2)
+
+
+def _load_error(broken) -> str:
+  """The reason that config_flags hides in the stand-in it returns for a file it could not load."""
+  try:
+    broken["model"]
+  except OSError as error:
+    return _one_line(error.__cause__ or error)
+  except Exception:  # any other object
+    return "get_config() returned no ConfigDict"
+  return "get_config() returned no ConfigDict"
+
+
+def _one_line(error: BaseException) -> str:
+  text = str(error.args[0] if error.args else error)
+  return re.sub(r"\s+", " ", text.replace("\\n", " ").replace('\\"', '"')).strip("'\" ")

@@ -1,0 +1,22 @@
+"""Errors that a user can mend: one line that says what, where and what to do."""
+
+from collections.abc import Iterable
+import difflib
+
+
+class UserError(Exception):
+  """A mistake of input or environment. Commands print its text and exit with 2."""
+
+
+def check_choice(field: str, value, choices: Iterable):
+  """Raises UserError, naming field, value and choices, unless value is one of them."""
+  choices = tuple(choices)
+  if value in choices:
+    return
+  raise UserError(f"{field}={value!r} is not one of {', '.join(map(str, choices))}{nearest(value, choices)}")
+
+
+def nearest(name, names: Iterable) -> str:
+  """' (did you mean …?)' for the nearest of `names`, or ''."""
+  close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1)
+  return f" (did you mean {close[0]!r}?)" if close else ""
