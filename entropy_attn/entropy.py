@@ -1,0 +1,132 @@
+"""Attention entropy as pure functions: the value itself, its statistics, and the penalty on it.
+
+Letters in array names: B batch, T query, S key, H head, L layer. Entropies are in nats.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+REDUCTIONS = ("per_query_sum", "head_mean")
+SIDES = ("both", "upper")
+CEILINGS = ("log_T", "causal")
+
+# Below it exp(s − m) counts for nothing; (s − m) is clamped to it so that (s − m) exp(s − m) is never −inf × 0.
+_LEAST = -80.0
+
+
+def softmax_with_entropy(logits: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+  """Softmax over the last axis and its exact entropy.
+
+  With m the largest logit, l = sum exp(s − m) and r = sum exp(s − m)(s − m), the entropy is log l − r / l: the
+  `lse − sum a s` of the paper's eq. 7 without its epsilon, and exactly 0 for a one-hot row.
+
+  Args:
+    logits: [..., S] scaled scores, float32 or float64.
+    mask: broadcastable to logits, True where a key may be attended; None: all.
+
+  Returns:
+    probabilities [..., S] and entropy [...]. A fully masked row gives zeros; a row with a NaN or +inf logit gives NaN.
+  """
+  mask = jnp.ones((), bool) if mask is None else mask
+  m = jax.lax.stop_gradient(jnp.max(jnp.where(mask, logits, -jnp.inf), axis=-1, keepdims=True))
+  shifted = jnp.where(mask, logits - jnp.where(jnp.isneginf(m), 0, m), -jnp.inf)
+  weights = jnp.exp(shifted)
+  l = jnp.sum(weights, axis=-1, keepdims=True)
+  r = jnp.sum(weights * jnp.maximum(shifted, _LEAST), axis=-1, keepdims=True)
+  l = jnp.where(l == 0, 1, l)
+  return weights / l, jnp.squeeze(jnp.log(l) - r / l, axis=-1)
+
+
+def head_means(entropy_LxBxTxH: jax.Array, weights_B: jax.Array | None = None) -> jax.Array:
+  """Mean entropy of each head over batch and all queries, [L, H] (the statistic of Figures 2a and 3).
+
+  Args:
+    entropy_LxBxTxH: nats.
+    weights_B: weight of each sequence, 0 for padding; None: all equal.
+  """
+  per_sequence_LxBxH = jnp.mean(entropy_LxBxTxH, axis=2)
+  if weights_B is None:
+    return jnp.mean(per_sequence_LxBxH, axis=1)
+  kept_LxBxH = jnp.where(weights_B[:, None] > 0, per_sequence_LxBxH * weights_B[:, None], 0)
+  return jnp.sum(kept_LxBxH, axis=1) / jnp.sum(weights_B)
+
+
+def nonfinite_rows(entropy_LxBxTxH: jax.Array) -> jax.Array:
+  """Attention rows whose entropy is NaN or infinite, counted for each layer: int32 [L]."""
+  return jnp.sum(~jnp.isfinite(entropy_LxBxTxH), axis=(1, 2, 3), dtype=jnp.int32)
+
+
+def head_shares(entropy_LxH, max_entropy: float | None = None) -> jax.Array:
+  """Shares of heads with entropy in [0, Max/4), [Max/4, Max/2), [Max/2, 3Max/4), [3Max/4, Max] (Figures 2a and 7).
+
+  Args:
+    entropy_LxH: mean entropy of each head, any shape.
+    max_entropy: Max in nats; None: the largest finite one observed. The paper uses one Max, 3.87, for all models.
+
+  Returns:
+    [4] fractions of all heads. Non-finite heads are in no bin, so that the shares then sum to less than one; heads
+    above Max count in the last bin.
+  """
+  entropy = jnp.asarray(entropy_LxH, jnp.promote_types(jnp.result_type(entropy_LxH), jnp.float32))
+  finite = jnp.isfinite(entropy)
+  largest = jnp.max(jnp.where(finite, entropy, 0)) if max_entropy is None else max_entropy
+  bin_of = sum((entropy >= largest * k / 4).astype(jnp.int32) for k in (1, 2, 3))
+  bin_of = jnp.where(entropy > 0, bin_of, 0)  # a head at zero has collapsed, even where Max is zero
+  return jnp.stack([jnp.mean((bin_of == k) & finite) for k in range(4)])
+
+
+def penalty(
+  entropy_LxBxTxH: jax.Array,
+  thresholds_LxH: jax.Array,
+  *,
+  gamma: float = 0.2,
+  reduction: str = "per_query_sum",
+  sides: str = "both",
+  ceiling: str = "log_T",
+) -> jax.Array:
+  """The entropy penalty, a mean over layers, batch and heads: the same for any batch, accumulation or device count.
+
+  With delta = E − theta E_max and Tol = gamma E_max, an entropy costs delta² where |delta| > Tol, else nothing.
+
+  Args:
+    entropy_LxBxTxH: nats.
+    thresholds_LxH: theta, the threshold weights of each head.
+    gamma: the tolerance margin, in parts of E_max.
+    reduction: per_query_sum penalises the entropy of each query and sums over queries (the released code);
+      head_mean penalises the mean over queries of each head (Algorithm 1).
+    sides: both, or upper to penalise only delta > Tol (section 4).
+    ceiling: E_max is log T (Algorithm 1), or with causal what row i can reach, log(i+1), and its mean for head_mean.
+
+  Returns:
+    A scalar, nats². NaN where an entropy is NaN: nothing is hidden.
+
+  Raises:
+    ValueError: for a reduction, sides or ceiling that is not a choice, or shapes that do not fit.
+  """
+  _check("reduction", reduction, REDUCTIONS)
+  _check("sides", sides, SIDES)
+  _check("ceiling", ceiling, CEILINGS)
+  L, _, T, H = entropy_LxBxTxH.shape
+  if jnp.shape(thresholds_LxH) != (L, H):
+    raise ValueError(f"thresholds_LxH has shape {jnp.shape(thresholds_LxH)}, the entropies need {(L, H)}")
+  dtype = entropy_LxBxTxH.dtype
+  if ceiling == "log_T":
+    max_T = jnp.full((T,), math.log(T), dtype)
+  else:
+    max_T = jnp.log(jnp.arange(1, T + 1, dtype=dtype))
+  if reduction == "head_mean":
+    entropy_LxBxTxH = jnp.mean(entropy_LxBxTxH, axis=2, keepdims=True)
+    max_T = jnp.mean(max_T, keepdims=True)
+  max_Tx1 = max_T[:, None]
+  delta = entropy_LxBxTxH - thresholds_LxH[:, None, None, :] * max_Tx1
+  distance = jnp.abs(delta) if sides == "both" else delta
+  # Written so that a NaN delta stays NaN instead of falling on the free side of the comparison.
+  cost = jnp.where(distance <= gamma * max_Tx1, 0, delta**2)
+  return jnp.mean(jnp.sum(cost, axis=2))
+
+
+def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")

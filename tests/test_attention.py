@@ -1,0 +1,107 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import entropy_attn
+
+
+def random_qkv(rng, B=2, T=7, H=4, K=8, G=None):
+  return (
+    rng.normal(size=(B, T, H, K)),
+    rng.normal(size=(B, T, G or H, K)),
+    rng.normal(size=(B, T, G or H, K)),
+  )
+
+
+@settings(deadline=None, max_examples=20)
+@given(shape=st.sampled_from([(1, 1, 1, 1), (2, 9, 3, 4), (1, 6, 2, 8)]), causal=st.booleans(),
+       log_t=st.floats(-2, 2), seed=st.integers(0, 2**31))  # fmt: skip
+def test_out_and_entropy_equal_the_row_by_row_oracle(shape, causal, log_t, seed):
+  rng = np.random.default_rng(seed)
+  q, k, v = random_qkv(rng, *shape)
+  t = 10**log_t * rng.uniform(0.5, 2, (shape[2], shape[1]))
+  with jax.enable_x64():
+    out, value = entropy_attn.dot_product_attention(
+      *map(jnp.asarray, (q, k, v)), temperature=jnp.asarray(t), causal=causal
+    )
+  expected_out, expected_entropy = oracles.attention(q, k, v, t, causal)
+  np.testing.assert_allclose(out, expected_out, atol=1e-9)
+  np.testing.assert_allclose(value, expected_entropy, atol=1e-9)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("causal", [True, False])
+def test_out_equals_jax_nn_with_masks_and_key_groups(groups, causal):
+  rng = np.random.default_rng(0)
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(rng, G=groups))
+  mask = jnp.asarray(rng.random((2, 1, 7, 7)) < 0.7) | jnp.eye(7, dtype=bool)
+  out, _ = entropy_attn.dot_product_attention(q, k, v, causal=causal, mask=mask)
+  np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal), atol=1e-5)
+
+
+def test_gradients_of_both_outputs_equal_float64_finite_differences():
+  rng = np.random.default_rng(1)
+  q, k, v = random_qkv(rng, B=1, T=5, H=2, K=3)
+  t = rng.uniform(0.5, 2, (2, 5))
+  out_weight, entropy_weight = rng.normal(size=(1, 5, 2, 3)), rng.normal(size=(1, 5, 2))
+
+  def oracle(*inputs):
+    out, value = oracles.attention(*inputs)
+    return (out * out_weight).sum() + (value * entropy_weight).sum()
+
+  def ours(q, k, v, t):
+    out, value = entropy_attn.dot_product_attention(q, k, v, temperature=t)
+    return (out * out_weight).sum() + (value * entropy_weight).sum()
+
+  inputs = [q, k, v, t]
+  with jax.enable_x64():
+    gradients = jax.grad(ours, argnums=(0, 1, 2, 3))(*map(jnp.asarray, inputs))
+  for i, gradient in enumerate(gradients):
+    direction = rng.normal(size=inputs[i].shape)
+    step = 1e-6 * direction
+    up = oracle(*[x + step if j == i else x for j, x in enumerate(inputs)])
+    down = oracle(*[x - step if j == i else x for j, x in enumerate(inputs)])
+    np.testing.assert_allclose((np.asarray(gradient) * direction).sum(), (up - down) / 2e-6, rtol=1e-6)
+
+
+def test_a_query_does_not_depend_on_later_keys():
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(2)))
+  for t in range(7):
+    pick = lambda k, v, t=t: sum(x[:, t].sum() for x in entropy_attn.dot_product_attention(q, k, v))
+    for gradient in jax.grad(pick, argnums=(0, 1))(k, v):
+      np.testing.assert_array_equal(gradient[:, t + 1 :], 0)
+      assert np.any(gradient[:, : t + 1] != 0)
+
+
+def test_first_row_has_zero_entropy_and_bfloat16_keeps_float32_statistics():
+  q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in random_qkv(np.random.default_rng(3)))
+  out, value = entropy_attn.dot_product_attention(q, k, v)
+  assert out.dtype == jnp.bfloat16
+  assert value.dtype == jnp.float32
+  np.testing.assert_array_equal(value[:, 0], 0)
+  _, wide = entropy_attn.dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+  np.testing.assert_allclose(value, wide, atol=1e-5)  # bf16 products are exact in float32
+
+
+def test_temperature_per_head_broadcasts_and_divides_the_logits():
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(4)))
+  per_head = jnp.array([0.1, 0.5, 1.0, 4.0])
+  ours = entropy_attn.dot_product_attention(q, k, v, temperature=per_head)
+  scaled = entropy_attn.dot_product_attention(q / per_head[:, None], k, v)
+  for a, b in zip(ours, scaled, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert np.all(np.diff(ours[1].mean(axis=(0, 1))) > 0)  # a higher temperature diffuses
+
+
+def test_misfits_raise():
+  x = jnp.zeros((1, 4, 6, 8))
+  with pytest.raises(ValueError, match="implementation='flash' is not one of auto, reference"):
+    entropy_attn.dot_product_attention(x, x, x, implementation="flash")
+  with pytest.raises(ValueError, match="6 query heads are not divisible by 4 key heads"):
+    entropy_attn.dot_product_attention(x, x[:, :, :4], x[:, :, :4])
+  with pytest.raises(ValueError, match="do not fit together"):
+    entropy_attn.dot_product_attention(x, x[..., :4], x)
