@@ -1,0 +1,188 @@
+"""GPT-2 as Flax modules: every architecture of the paper by orthogonal fields of config.model.
+
+Letters in array names: B batch, T tokens, D model width, H heads, K head width, V vocabulary, L layers.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from entropy_attn import reparam
+from entropy_attn.attention import dot_product_attention
+
+# Logical axes of the activations; `sharding.Rules` maps them to the mesh.
+_STREAM = ("batch", "length", "stream")
+_HEADS = ("batch", "length", "heads", "head_width")
+
+_LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
+
+
+class GPT(nn.Module):
+  """The whole model.
+
+  Attributes:
+    config: the `model` group of a config, or a whole config, whose `model` group is taken.
+
+  Example:
+    variables = GPT(config).init(jax.random.key(0), tokens_BxT)
+    logits_BxTxV, out = GPT(config).apply(variables, tokens_BxT)
+
+  `out` holds what the head statistics need:
+    entropy [L, B, T, H]: of each query's attention, nats, float32;
+    nonfinite_tokens [L]: tokens whose residual stream after that block has a NaN or infinite entry, int32.
+  """
+
+  config: ConfigDict | FrozenConfigDict
+
+  def __post_init__(self):
+    self.config = FrozenConfigDict(self.config.get("model", self.config))
+    super().__post_init__()
+
+  def setup(self):
+    c = self.config
+    normal = nn.initializers.normal(c.init_std)
+    self.token_embedding = self.param("token_embedding", normal, (c.vocab_size, c.d_model))
+    self.position_embedding = self.param("position_embedding", normal, (c.max_positions, c.d_model))
+    if not c.tie_embeddings:
+      self.head = self.param("head", normal, (c.d_model, c.vocab_size))
+    self.dropout = nn.Dropout(c.embedding_dropout)
+    block = nn.remat(Block, prevent_cse=False) if c.remat else Block
+    self.blocks = nn.scan(
+      block,
+      variable_axes={"params": 0, "spectral": 0},
+      split_rngs={"params": True},
+      length=c.num_layers,
+    )(c)
+    self.ln_f = _LayerNorm()
+
+  def __call__(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Logits float32 [B, T, V], and `out`.
+
+    Args:
+      tokens_BxT: int32.
+      train: draws the embedding dropout (needs rngs={'dropout': key}).
+
+    Raises:
+      ValueError: if T exceeds the positions that the parameters hold.
+    """
+    x_BxTxD, out = self.features(tokens_BxT, train=train)
+    return self.logits(x_BxTxD), out
+
+  def features(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The final, normalised hidden state float32 [B, T, D], and `out`."""
+    c = self.config
+    T = tokens_BxT.shape[1]
+    longest = c.context_length if c.temperature == "per_head_position" else c.max_positions
+    if longest < T:
+      raise ValueError(f"{T} tokens exceed the {longest} positions of this model")
+    x_BxTxD = jnp.take(self.token_embedding, tokens_BxT, axis=0)
+    if c.scale_embeddings:
+      x_BxTxD = x_BxTxD * c.d_model**0.5
+    x_BxTxD = self.dropout(x_BxTxD + self.position_embedding[:T], deterministic=not train)
+    x_BxTxD = nn.with_logical_constraint(x_BxTxD, _STREAM)
+    x_BxTxD, out = self.blocks(x_BxTxD, None)
+    return self.ln_f(x_BxTxD), out
+
+  def logits(self, x_BxTxD: jax.Array) -> jax.Array:
+    """The vocabulary projection, float32 [B, T, V]."""
+    head_DxV = self.token_embedding.T if self.config.tie_embeddings else self.head
+    dtype = jnp.dtype(self.config.dtype)
+    return jnp.einsum("BTD,DV->BTV", x_BxTxD.astype(dtype), head_DxV.astype(dtype), preferred_element_type=jnp.float32)
+
+
+class Block(nn.Module):
+  """One pre-LN decoder block; returns (x, out) with the entropies of its heads. The residual stream is float32."""
+
+  config: FrozenConfigDict
+
+  @nn.compact
+  def __call__(self, x_BxTxD: jax.Array, _: None) -> tuple[jax.Array, dict[str, jax.Array]]:
+    x_BxTxD, entropy_BxTxH = self.attend(x_BxTxD)
+    x_BxTxD = self.feed_forward(x_BxTxD)
+    nonfinite = jnp.sum(~jnp.all(jnp.isfinite(x_BxTxD), axis=-1), dtype=jnp.int32)
+    return x_BxTxD, {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
+
+  def attend(self, x_BxTxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x + MHA(LN(x)), and the entropy [B, T, H]."""
+    c = self.config
+    B, T, D = x_BxTxD.shape
+    H, K = c.num_heads, D // c.num_heads
+    linear = functools.partial(Linear, c, D)
+    h_BxTxD = _LayerNorm(name="ln_attn")(x_BxTxD) if c.norm == "layernorm" else x_BxTxD
+    q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (
+      nn.with_logical_constraint(
+        linear(use_bias=c.bias == "all" or (c.bias == "qk" and name != "v"), name=name)(h_BxTxD).reshape(B, T, H, K),
+        _HEADS,
+      )
+      for name in ("q", "k", "v")
+    )
+    temperature = None
+    if c.temperature != "none":
+      shape = (H,) if c.temperature == "per_head" else (H, c.context_length)
+      temperature = self.param("temperature", nn.initializers.constant(c.temperature_init), shape)
+      temperature = temperature if c.temperature == "per_head" else temperature[:, :T]
+    out_BxTxHxK, entropy_BxTxH = dot_product_attention(
+      q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, temperature=temperature, implementation=c.attention
+    )
+    out_BxTxD = linear(use_bias=c.bias == "all", name="o")(out_BxTxHxK.reshape(B, T, D))
+    return nn.with_logical_constraint(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH
+
+  def feed_forward(self, x_BxTxD: jax.Array) -> jax.Array:
+    """x + FFN(LN(x)), or with residual scaling beta x + FFN(LN(x)) / alpha (eq. 8)."""
+    c = self.config
+    D = x_BxTxD.shape[-1]
+    out_std = c.init_std / (2 * c.num_layers) ** 0.5 if c.ffn_out_init == "depth_scaled" else c.init_std
+    linear = functools.partial(Linear, c, use_bias=c.bias == "all")
+    h_BxTxD = _LayerNorm(name="ln_ffn")(x_BxTxD) if c.norm == "layernorm" else x_BxTxD
+    if c.ffn == "fused":
+      h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
+    else:
+      h_BxTxF = _activation(c)(linear(4 * D, name="up")(h_BxTxD))
+      h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
+    if c.residual_scaling:
+      alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
+      beta = self.param("beta", nn.initializers.constant(c.beta_init), ())
+      x_BxTxD, h_BxTxD = beta * x_BxTxD, h_BxTxD / alpha
+    return nn.with_logical_constraint(x_BxTxD + h_BxTxD, _STREAM)
+
+
+class Linear(nn.Module):
+  """x W + b in config.dtype, with W normalised if config.reparam names this linear."""
+
+  config: FrozenConfigDict
+  features: int
+  use_bias: bool = False
+  init_std: float | None = None  # None: config.init_std
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    std = c.init_std if self.init_std is None else self.init_std
+    kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.features))
+    kind = reparam.kind_of(self.name, c)
+    if kind == "weight":
+      kernel = reparam.weight_normalise(kernel, self.param("gain", lambda _: reparam.column_norms(kernel)))
+    elif kind == "spectral":
+      kernel = self.spectral(kernel)
+    y = x.astype(dtype) @ kernel.astype(dtype)
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
+    return y
+
+  def spectral(self, kernel: jax.Array) -> jax.Array:
+    """One power iteration wherever the collection 'spectral' is mutable (a training step); none in evaluation."""
+    u = self.variable("spectral", "u", lambda: jax.random.normal(self.make_rng("params"), (self.features,)))
+    if self.is_mutable_collection("spectral"):
+      # A random start needs more than one; torch's parametrisation takes 15 too.
+      u.value = reparam.power_iteration(kernel, u.value, steps=15 if self.is_initializing() else 1)
+    return reparam.spectral_normalise(kernel, u.value)
+
+
+def _activation(c):
+  if c.activation == "gelu":
+    return functools.partial(nn.gelu, approximate=c.gelu == "tanh")
+  return nn.relu if c.activation == "relu" else lambda x: x

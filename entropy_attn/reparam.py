@@ -1,0 +1,79 @@
+"""Weight and spectral normalisation of chosen linears, and their folding into plain weights.
+
+Weight normalisation (Salimans & Kingma, 2016): W = g v / ‖v‖, one gain per output unit.
+Spectral normalisation (Miyato et al., 2018): W = V / sigma(V), sigma estimated by power iteration.
+Kernels are [in, out]; every function also takes kernels stacked over layers, [L, in, out].
+"""
+
+import jax
+import jax.numpy as jnp
+
+# The linears (by their names in the model) that each choice of model.reparam_targets normalises.
+TARGETS = {
+  "qk": ("q", "k"),
+  "ffn": ("up", "down", "fused"),
+  "qk+ffn": ("q", "k", "up", "down", "fused"),
+  "qkv+ffn": ("q", "k", "v", "up", "down", "fused"),
+  "qkvo+ffn": ("q", "k", "v", "o", "up", "down", "fused"),
+}
+
+
+def kind_of(linear: str, model_config) -> str:
+  """The normalisation of a linear of that name: none, weight or spectral."""
+  return model_config.reparam if linear in TARGETS[model_config.reparam_targets] else "none"
+
+
+def column_norms(kernel: jax.Array) -> jax.Array:
+  """L2 norm of each output unit's weights, [..., out]."""
+  return jnp.linalg.norm(kernel, axis=-2)
+
+
+def weight_normalise(kernel: jax.Array, gain: jax.Array) -> jax.Array:
+  """g v / ‖v‖ for each output unit."""
+  return kernel * (gain / column_norms(kernel))[..., None, :]
+
+
+def power_iteration(kernel: jax.Array, u: jax.Array, steps: int = 1) -> jax.Array:
+  """The next estimate of the leading output-side singular vector, [..., out]; no gradient flows into it."""
+  kernel = jax.lax.stop_gradient(kernel)
+  for _ in range(steps):
+    u = _normalise(jnp.einsum("...io,...i->...o", kernel, _normalise(jnp.einsum("...io,...o->...i", kernel, u))))
+  return u
+
+
+def spectral_normalise(kernel: jax.Array, u: jax.Array) -> jax.Array:
+  """V / sigma with sigma = a V u, a being the input-side vector that u implies; gradients flow through V alone."""
+  u = jax.lax.stop_gradient(u)
+  a = _normalise(jnp.einsum("...io,...o->...i", jax.lax.stop_gradient(kernel), u))
+  sigma = jnp.einsum("...i,...io,...o->...", a, kernel, u)
+  return kernel / sigma[..., None, None]
+
+
+def fold(variables: dict, model_config) -> tuple[dict, object]:
+  """Folds the normalisations into plain kernels.
+
+  Args:
+    variables: of the model, {'params': …} and for spectral normalisation {'spectral': …}.
+    model_config: the model's config group.
+
+  Returns:
+    ({'params': …}, a copy of model_config with reparam 'none') that give the same logits.
+  """
+  blocks = dict(variables["params"]["blocks"])
+  for name, linear in blocks.items():
+    kind = kind_of(name, model_config)
+    if kind == "weight":
+      kernel = weight_normalise(linear["kernel"], linear["gain"])
+    elif kind == "spectral":
+      kernel = spectral_normalise(linear["kernel"], variables["spectral"]["blocks"][name]["u"])
+    else:
+      continue
+    blocks[name] = {key: value for key, value in linear.items() if key != "gain"} | {"kernel": kernel}
+  plain = model_config.copy_and_resolve_references()
+  with plain.unlocked():
+    plain.reparam = "none"
+  return {"params": {**variables["params"], "blocks": blocks}}, plain
+
+
+def _normalise(x: jax.Array) -> jax.Array:
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,197 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from entropy_attn import config, flops, reparam
+from entropy_attn.model import GPT
+
+VARIANTS = {
+  "SM+LN+G": {},
+  "SM+LN+R": {"activation": "relu"},
+  "SM+LN": {"activation": "identity"},
+  "SM+G": {"norm": "none", "gelu": "tanh"},
+  "SM": {"norm": "none", "activation": "identity"},
+  "SM+ScFFN": {"norm": "none", "activation": "identity", "residual_scaling": True},
+  "SM+ScFuFFN": {"norm": "none", "activation": "identity", "residual_scaling": True, "ffn": "fused"},
+  "SM(t)+ScFuFFN": {"norm": "none", "activation": "identity", "residual_scaling": True, "ffn": "fused",
+                    "temperature": "per_head_position", "temperature_init": 0.3},
+  "SM(t)+LN+G": {"temperature": "per_head", "temperature_init": 2.0},
+}  # fmt: skip
+T = 8
+
+
+def tiny(family=config.codeparrot, **fields):
+  c = family()
+  c.model.update(num_layers=2, num_heads=2, d_model=8, context_length=T, max_positions=12, vocab_size=32)
+  c.model.update(dtype="float32", init_std=0.5)
+  c.model.update(fields)
+  config.validate(c)
+  return c
+
+
+def perturbed(variables, seed=7):
+  """Every parameter moved off its initial value, so that no bias is zero and no gain one."""
+  leaves, tree = jax.tree.flatten(variables)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return tree.unflatten([x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+def tokens(batch=2, length=T):
+  return jax.random.randint(jax.random.key(1), (batch, length), 0, 32)
+
+
+def init(c):
+  return jax.jit(GPT(c).init)(jax.random.key(0), tokens())
+
+
+def apply(c, variables, x=None):
+  return jax.jit(GPT(c).apply)(variables, tokens() if x is None else x)
+
+
+@pytest.mark.parametrize("family", [config.codeparrot, config.languini])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_and_entropies_equal_an_independent_implementation(family, name):
+  c = tiny(family, **VARIANTS[name])
+  assert config.architecture_name(c) == name
+  variables = perturbed(init(c))
+  logits, out = apply(c, variables)
+  expected_logits, expected_entropy = oracles.gpt(variables["params"], c.model, np.asarray(tokens()))
+  np.testing.assert_allclose(logits, expected_logits, rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(out["entropy"], expected_entropy, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["SM+LN+G", "SM(t)+ScFuFFN"])
+def test_a_logit_does_not_depend_on_later_tokens(name):
+  c = tiny(**VARIANTS[name])
+  params = init(c)["params"]
+  x = jax.random.normal(jax.random.key(2), (T, 8))
+
+  def logits(x_TxD):
+    """The model with its token embeddings as the input, by a vocabulary of one row a position."""
+    untied = tiny(**VARIANTS[name], tie_embeddings=False, vocab_size=T)
+    head = jax.random.normal(jax.random.key(3), (8, T))
+    variables = {"params": {**params, "token_embedding": x_TxD, "head": head}}
+    return GPT(untied).apply(variables, jnp.arange(T)[None])[0][0, :, 0]
+
+  jacobian_TxT = jnp.abs(jax.jacobian(logits)(x)).sum(axis=-1)
+  np.testing.assert_array_equal(jnp.triu(jacobian_TxT, 1), 0)
+  assert np.all(jnp.diag(jacobian_TxT) > 0)
+
+
+@pytest.mark.parametrize("family", [config.codeparrot, config.languini])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_are_as_many_as_counted_from_the_config(family, name):
+  c = tiny(family, **VARIANTS[name])
+  assert sum(x.size for x in jax.tree.leaves(init(c)["params"])) == flops.parameter_count(c.model)
+
+
+@pytest.mark.parametrize("kind", ["weight", "spectral"])
+@pytest.mark.parametrize("targets", reparam.TARGETS)
+def test_folded_normalisation_gives_the_same_logits(kind, targets):
+  ffn = "fused" if targets == "qkvo+ffn" else "mlp"
+  c = tiny(norm="none", activation="identity", ffn=ffn, bias="all", reparam=kind, reparam_targets=targets)
+  variables = perturbed(init(c))
+  assert sum(x.size for x in jax.tree.leaves(variables["params"])) == flops.parameter_count(c.model)
+  logits, _ = apply(c, variables)
+  folded, plain = reparam.fold(variables, c.model)
+  assert plain.reparam == "none"
+  assert jax.tree.structure(folded["params"]) == jax.tree.structure(
+    GPT(plain).init(jax.random.key(0), tokens())["params"]
+  )
+  np.testing.assert_allclose(apply(plain, folded)[0], logits, rtol=1e-3, atol=1e-3)
+  unnormalised, _ = apply(plain, {"params": strip(variables)})
+  assert np.abs(unnormalised - logits).max() > 0.05  # the normalisation does something
+
+
+def strip(variables):
+  """The parameters without gains: what a wrong fold would take."""
+  blocks = variables["params"]["blocks"]
+  kept = {n: {k: v for k, v in p.items() if k != "gain"} if isinstance(p, dict) else p for n, p in blocks.items()}
+  return {**variables["params"], "blocks": kept}
+
+
+def test_weight_normalisation_starts_as_the_identity_and_separates_length_from_direction():
+  c = tiny(reparam="weight", reparam_targets="qkvo+ffn")
+  variables = init(c)
+  plain = tiny()
+  np.testing.assert_allclose(apply(c, variables)[0], apply(plain, {"params": strip(variables)})[0], atol=1e-5)
+  kernel = jax.random.normal(jax.random.key(0), (3, 5, 4))
+  gain = jnp.arange(1.0, 13).reshape(3, 4)
+  np.testing.assert_allclose(reparam.column_norms(reparam.weight_normalise(kernel, gain)), gain, rtol=1e-6)
+  np.testing.assert_allclose(
+    reparam.weight_normalise(9 * kernel, gain), reparam.weight_normalise(kernel, gain), rtol=1e-5
+  )
+
+
+def test_power_iteration_finds_the_largest_singular_value():
+  kernel = jax.random.normal(jax.random.key(0), (3, 12, 7))
+  u = reparam.power_iteration(kernel, jax.random.normal(jax.random.key(1), (3, 7)), steps=200)
+  largest = jnp.linalg.svd(reparam.spectral_normalise(kernel, u), compute_uv=False)[:, 0]
+  np.testing.assert_allclose(largest, 1, rtol=1e-4)
+
+
+def test_power_iteration_state_moves_only_where_it_is_mutable():
+  c = tiny(reparam="spectral", reparam_targets="qk+ffn")
+  variables = perturbed(init(c))
+  _, updated = GPT(c).apply(variables, tokens(), mutable=["spectral"])
+  moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), updated["spectral"], variables["spectral"])
+  assert all(jax.tree.leaves(moved))
+  assert set(updated["spectral"]["blocks"]) == {"q", "k", "up", "down"}
+
+
+def test_fused_ffn_equals_the_product_of_the_two_linears():
+  c = tiny(norm="none", activation="identity", residual_scaling=True)
+  variables = init(c)
+  blocks = dict(variables["params"]["blocks"])
+  up, down = blocks.pop("up")["kernel"], blocks.pop("down")["kernel"]
+  fused = {"params": {**variables["params"], "blocks": blocks | {"fused": {"kernel": up @ down}}}}
+  ours = apply(tiny(**VARIANTS["SM+ScFuFFN"]), fused)[0]
+  np.testing.assert_allclose(ours, apply(c, variables)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_remat_and_bfloat16_change_memory_and_precision_alone():
+  c = tiny()
+  variables = init(c)
+  grad = lambda c: jax.grad(lambda p: apply(c, {"params": p})[0].var())(variables["params"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grad(tiny(remat=True)), grad(c))
+  half, out = apply(tiny(dtype="bfloat16"), variables)
+  assert half.dtype == jnp.float32
+  assert out["entropy"].dtype == jnp.float32
+  np.testing.assert_allclose(half, apply(c, variables)[0], atol=0.5)
+
+
+def test_dropout_acts_in_training_alone():
+  c = tiny(embedding_dropout=0.5)
+  variables = init(c)
+  calm = apply(c, variables)[0]
+  np.testing.assert_array_equal(calm, apply(tiny(embedding_dropout=0.0), variables)[0])
+  dropped = GPT(c).apply(variables, tokens(), train=True, rngs={"dropout": jax.random.key(3)})[0]
+  assert np.abs(dropped - calm).max() > 0.01
+
+
+def test_nonfinite_tokens_name_the_first_bad_layer():
+  c = tiny()
+  variables = init(c)
+  kernel = variables["params"]["blocks"]["down"]["kernel"]
+  variables["params"]["blocks"]["down"]["kernel"] = kernel.at[1, 0, 0].set(jnp.nan)
+  _, out = apply(c, variables)
+  np.testing.assert_array_equal(out["nonfinite_tokens"], [0, 2 * T])
+  assert np.all(np.isfinite(out["entropy"]))
+
+
+def test_too_many_tokens_raise():
+  c = tiny()
+  with pytest.raises(ValueError, match="13 tokens exceed the 12 positions"):
+    GPT(c).apply(init(c), tokens(length=13))
+  longer = GPT(c).apply(init(c), tokens(length=12))[0]  # more than context_length, within the table
+  assert longer.shape == (2, 12, 32)
+
+
+def test_config_may_be_whole_or_its_model_group():
+  c = tiny()
+  assert GPT(c) == GPT(c.model)
+  assert dataclasses.is_dataclass(GPT(c))
