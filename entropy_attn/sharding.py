@@ -1,0 +1,149 @@
+"""The device mesh, and which array axis lies along which of its axes."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+import numpy as np
+
+from entropy_attn.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Mesh axes of each logical axis, of activations (first four) and parameters; None: not sharded."""
+
+  batch: tuple[str, ...] = ("data", "fsdp")
+  length: None = None
+  stream: None = None
+  head_width: None = None
+  embed: str = "fsdp"
+  heads: str = "tensor"
+  ffn: str = "tensor"
+  vocab: str = "tensor"
+
+  def logical_axis_rules(self):
+    """The context in which the model's logical constraints take effect."""
+    return nn.logical_axis_rules([(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)])
+
+
+RULES = Rules()
+
+# Input and output axes of each linear of a block; its bias, gain and singular vector have the output's.
+_LINEARS = {
+  "q": ("embed", "heads"),
+  "k": ("embed", "heads"),
+  "v": ("embed", "heads"),
+  "o": ("heads", "embed"),
+  "up": ("embed", "ffn"),
+  "down": ("ffn", "embed"),
+  "fused": ("embed", "ffn"),
+}
+_OTHERS = {
+  "token_embedding": ("vocab", "embed"),
+  "position_embedding": (None, "embed"),
+  "head": ("embed", "vocab"),
+  "temperature": (None, "heads", None),
+  "thresholds": (None, "heads"),
+}
+_REPLICATED = ("scale", "bias", "alpha", "beta")  # of norms and residual scaling
+
+
+def make_mesh(config: ConfigDict, devices=None) -> Mesh:
+  """The data × fsdp × tensor mesh of config.mesh over `devices` (default: all).
+
+  Raises:
+    UserError: if the mesh does not fit the devices, or batch or heads do not divide over it.
+  """
+  devices = jax.devices() if devices is None else devices
+  data, fsdp, tensor = (config.mesh[name] for name in MESH_AXES)
+  if data == -1:
+    data = len(devices) // (fsdp * tensor)
+  if data * fsdp * tensor != len(devices):
+    raise UserError(
+      f"mesh.data={config.mesh.data} × mesh.fsdp={fsdp} × mesh.tensor={tensor} does not fit {len(devices)} device(s)"
+    )
+  shards = data * fsdp
+  microbatch = config.train.batch_size // config.train.accumulation
+  for name, size in (
+    ("train.batch_size / train.accumulation", microbatch),
+    ("eval.batch_size", config.eval.batch_size),
+  ):
+    if size % shards:
+      raise UserError(f"{name} = {size} is not divisible by the mesh's data × fsdp = {data} × {fsdp}")
+  if config.model.num_heads % tensor:
+    raise UserError(f"model.num_heads={config.model.num_heads} is not divisible by mesh.tensor={tensor}")
+  return jax.make_mesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Of arrays whose first axis is the batch."""
+  return NamedSharding(mesh, PartitionSpec(RULES.batch))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Of arrays that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(abstract_state, mesh: Mesh):
+  """The sharding of each leaf of a train state, by the names on its path; optimizer moments lie as their parameters.
+
+  An axis whose size the mesh does not divide stays unsharded.
+  """
+
+  def sharding(path, leaf):
+    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    axes = logical_axes(names, leaf.ndim)
+    spec = (getattr(RULES, axis) if axis else None for axis in axes)
+    fitted = (a if a and size % mesh.shape[a] == 0 else None for a, size in zip(spec, leaf.shape, strict=True))
+    return NamedSharding(mesh, PartitionSpec(*fitted))
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+
+
+def logical_axes(names: list[str], ndim: int) -> tuple[str | None, ...]:
+  """Logical axes of the leaf at a path of names.
+
+  Raises:
+    KeyError: for a parameter that the tables do not know: a new one must be given its axes.
+  """
+  name, parent = names[-1], names[-2] if len(names) > 1 else ""
+  if ndim == 0:
+    return ()
+  if parent in _LINEARS:
+    into, out = _LINEARS[parent]
+    return (None, into, out) if name == "kernel" else (None, out)
+  if name in _OTHERS:
+    return _OTHERS[name]
+  if name in _REPLICATED:
+    return (None,) * ndim
+  raise KeyError(f"no sharding is known for {'/'.join(names)}")
+
+
+def process_shard(mesh: Mesh) -> tuple[int, int]:
+  """(index, count): which of how many equal parts of each batch this process reads.
+
+  Processes that differ only along the tensor axis read the same part.
+  """
+  owners: dict[int, set[int]] = {}  # batch shard → processes that hold it
+  rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
+  for shard, devices in enumerate(rows):
+    owners[shard] = {device.process_index for device in devices}
+  mine = [shard for shard, processes in owners.items() if jax.process_index() in processes]
+  count = len(rows) // len(mine)
+  return mine[0] // len(mine), count
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """This process's part of a batch as global arrays."""
+  return {k: jax.make_array_from_process_local_data(batch_sharding(mesh), v) for k, v in batch.items()}
+
+
+def with_shardings(abstract, shardings):
+  """Shapes and dtypes with their shardings: what a checkpoint is restored to."""
+  return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)

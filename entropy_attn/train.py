@@ -1,0 +1,187 @@
+"""The linear training loop: mesh → data → state → restore → steps → evaluation → save."""
+
+import collections
+import functools
+import json
+import pathlib
+import time
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from entropy_attn import checkpoint, environment, metrics, sharding, summary
+from entropy_attn.config import architecture_name
+from entropy_attn.data import pipeline
+from entropy_attn.errors import UserError
+from entropy_attn.evaluate import bins_max, evaluate, head_statistics, make_eval_step
+from entropy_attn.optimizer import make_optimizer
+from entropy_attn.progress import NonFinite, Reporter, StopSignal, say, timed
+from entropy_attn.train_step import TrainState, effective_weight, init_state, make_train_step
+
+
+class Diverged(Exception):
+  """A loss or gradient was not finite while train.on_nonfinite is 'stop'."""
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
+  """Trains, or resumes, the run of a folder; returns what it wrote to summary.json.
+
+  Raises:
+    UserError: for what the user can mend, and where Ctrl-C or SIGTERM stopped the run (after saving).
+    Diverged: where the loss or a gradient was not finite (after saving the state before that step).
+  """
+  started = time.monotonic()
+  lead = jax.process_index() == 0
+  checkpoint.check_same_run(workdir, config)
+  mesh = sharding.make_mesh(config)
+  say(f"{architecture_name(config)} on {jax.device_count()} × {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}")
+  dataset = pipeline.prepare(config)
+  say(dataset.description)
+  if config.regularizer.weight > 0:
+    say(f"regulariser: effective weight {effective_weight(config):.3g} on {config.regularizer.reduction}")
+
+  optimizer = make_optimizer(config)
+  init = functools.partial(init_state, config, optimizer)
+  abstract = jax.eval_shape(init)
+  shardings = sharding.state_shardings(abstract, mesh)
+  _make_folder(workdir, config, abstract)
+
+  index, count = sharding.process_shard(mesh)
+  batches = iter(pipeline.train_iterator(dataset, config, shard_index=index, shard_count=count))
+  checkpoints = checkpoint.Checkpoints(workdir, config)
+  seconds: dict[str, float] = {}
+  with jax.set_mesh(mesh), StopSignal() as stop:
+    restored = checkpoints.restore_latest(sharding.with_shardings(abstract, shardings))
+    if restored is None:
+      state: TrainState = jax.jit(init, out_shardings=shardings)()
+    else:
+      state, position = restored
+      batches.set_state(position)
+      say(f"resumed from step {int(state.step)}")
+    start = int(state.step)
+    positions = collections.deque([(start, batches.get_state())], maxlen=3)
+
+    with timed("compiling the training step", seconds):
+      step_fn = _compile(make_train_step(config, optimizer), config, state, shardings, mesh)
+    eval_step = make_eval_step(config, mesh)
+    writer = metrics.Writer(workdir, start) if lead else None
+    reporter = Reporter(config, writer, start)
+    evaluation, evaluated = {}, None
+    try:
+      for step in range(start + 1, config.train.steps + 1):
+        state, figures = step_fn(state, sharding.put_batch(next(batches), mesh))
+        positions.append((step, batches.get_state()))
+        reporter.add(step, figures)
+        last = step == config.train.steps
+        stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop.requested
+        eval_due = config.eval.every and step % config.eval.every == 0 and not last
+        if stopping or last or eval_due or step % config.train.checkpoint_every == 0:
+          reporter.pause()
+        if stopping or last or step % config.train.checkpoint_every == 0:
+          checkpoints.save(step, state, batches.get_state())
+        if stopping:
+          checkpoints.close()
+          raise UserError(
+            f"stopped by {stopping or 'preemption'}: saved step {step} in {workdir}; the same command resumes"
+          )
+        if eval_due:
+          with stop.immediately():
+            evaluation, evaluated = evaluate(eval_step, state.variables, dataset, config, mesh), step
+          _report_evaluation(evaluation, step, writer, config)
+      if evaluated != config.train.steps:
+        with stop.immediately():
+          evaluation = evaluate(eval_step, state.variables, dataset, config, mesh)
+        _report_evaluation(evaluation, config.train.steps, writer, config)
+      outcome = {"status": "finished", "step": config.train.steps, "divergence": None}
+    except NonFinite as found:
+      good = int(state.step)  # frozen since the step before
+      checkpoints.save(good, state.replace(finite=state.finite | True), dict(positions)[good])
+      outcome = {"status": "diverged", "step": found.step, "divergence": _divergence(found, config)}
+      evaluation = head_statistics(found.values["entropy_LxH"], config) | {
+        "loss": None, "perplexity": None, "nonfinite_rows_L": found.values["nonfinite_rows_L"],
+      }  # fmt: skip
+      if writer:
+        writer.write("train", found.step, {k: v for k, v in found.values.items() if k != "finite"})
+    except KeyboardInterrupt:
+      checkpoints.save(int(state.step), state, dict(positions)[int(state.step)])
+      checkpoints.close()
+      raise UserError(f"stopped: saved step {int(state.step)} in {workdir}; the same command resumes") from None
+    finally:
+      reporter.close()
+      if writer:
+        writer.close()
+    checkpoints.close()
+
+  result = summary.summarize(
+    config,
+    evaluation,
+    {
+      **outcome,
+      "effective_regularizer_weight": effective_weight(config),
+      "seconds": time.monotonic() - started,
+      "compile_seconds": sum(seconds.values()),
+      "tokens_per_second": reporter.tokens_per_second,
+      "mfu": reporter.mfu,
+    },
+  )
+  if lead:
+    (workdir / "summary.json").write_text(json.dumps(result, indent=2) + "\n")
+  if outcome["status"] == "diverged" and config.train.on_nonfinite == "stop":
+    raise Diverged(f"{outcome['divergence']['text']}; the state before it is saved in {workdir}")
+  return result
+
+
+def _make_folder(workdir: pathlib.Path, config: ConfigDict, abstract_state) -> None:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
+  checkpoint.check_space(workdir, abstract_state, config.train.keep_checkpoints)
+  if jax.process_index() == 0:
+    (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
+    (workdir / "environment.json").write_text(json.dumps(environment.describe(), indent=2) + "\n")
+
+
+def _compile(train_step, config: ConfigDict, state: TrainState, shardings, mesh):
+  shape = (config.train.batch_size, config.model.context_length)
+  batch = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
+  abstract_batch = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh)) for name, dtype in batch.items()
+  }
+  jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+  return jitted.lower(state, abstract_batch).compile()
+
+
+def _report_evaluation(evaluation: dict, step: int, writer: metrics.Writer | None, config: ConfigDict) -> None:
+  if writer:
+    writer.write("eval", step, evaluation)
+  heads = summary.heads_line(evaluation["entropy_LxH"], bins_max(config), evaluation["head_shares"])
+  say(f"step {step}: loss {evaluation['loss']:.4f}, PPL {evaluation['perplexity']:.2f}; {heads}")
+
+
+def _divergence(found: NonFinite, config: ConfigDict) -> dict:
+  """What was first non-finite, and which heads had collapsed by then."""
+  values = found.values
+  rows_L, tokens_L = np.asarray(values["nonfinite_rows_L"]), np.asarray(values["nonfinite_tokens_L"])
+  bad_forward = np.flatnonzero((rows_L > 0) | (tokens_L > 0))
+  bad_gradient = np.flatnonzero(~np.isfinite(values["grad_norm_L"]))
+  if bad_forward.size:
+    layer = int(bad_forward[0])
+    where = f"the attention of layer {layer}" if rows_L[layer] else f"the output of layer {layer}"
+  elif not np.isfinite(values["loss"]):
+    layer, where = None, "the loss (every layer's output is finite)"
+  elif bad_gradient.size:
+    layer = int(bad_gradient[-1])  # the backward pass comes from the top
+    where = f"the gradient of layer {layer}"
+  else:
+    layer, where = None, "the gradient outside the layers"
+  collapsed = summary.collapsed_heads(values["entropy_LxH"], bins_max(config))
+  heads = f"collapsed heads: {summary.shorten(collapsed)}" if collapsed else "no head had collapsed"
+  return {
+    "text": f"step {found.step}: not finite first in {where}; {heads}",
+    "step": found.step,
+    "first_nonfinite_layer": layer,
+    "where": where,
+    "collapsed_heads": collapsed,
+  }

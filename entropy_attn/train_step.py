@@ -1,0 +1,152 @@
+"""One optimizer step: the state, the loss with its entropy penalty, accumulation, and the guard against NaN."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from entropy_attn import entropy as entropy_lib
+from entropy_attn import sharding
+from entropy_attn.model import GPT
+from entropy_attn.optimizer import make_schedule
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a step changes. params: {'model': …} and, with a regulariser, {'regularizer': {'thresholds': [L, H]}}."""
+
+  step: jax.Array
+  params: Any
+  model_state: Any  # the power iteration of spectral normalisation, else empty
+  opt_state: Any
+  finite: jax.Array  # False from the first non-finite loss or gradient on: the state is then frozen as it was before
+
+  @property
+  def variables(self) -> dict:
+    """What the model's apply takes."""
+    return {"params": self.params["model"], **self.model_state}
+
+
+def init_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before step 1, from the config's seed."""
+  tokens_BxT = jnp.zeros((1, config.model.context_length), jnp.int32)
+  model_state = dict(GPT(config).init(jax.random.key(config.train.seed), tokens_BxT))
+  params = {"model": model_state.pop("params")}
+  if config.regularizer.weight > 0:
+    shape = (config.model.num_layers, config.model.num_heads)
+    params["regularizer"] = {"thresholds": jnp.full(shape, config.regularizer.threshold_init)}
+  return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), jnp.ones((), bool))
+
+
+def effective_weight(config: ConfigDict) -> float:
+  """What multiplies the penalty in the loss.
+
+  The released code sums its per-query penalty over a microbatch: lambda × reference_batch on our mean is the same
+  value at that microbatch, and stays it at any other. Algorithm 1 (head_mean) sums over nothing: lambda itself.
+  """
+  r = config.regularizer
+  return r.weight * (r.reference_batch if r.reduction == "per_query_sum" else 1)
+
+
+def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation):
+  """A pure (state, batch) → (state, metrics); jit it with the state's shardings, and donate the state.
+
+  The batch holds inputs and targets int32 [B, T] and weights float32 [B, T]. The loss is the mean over all weighted
+  tokens of the batch, however many microbatches it is accumulated over, plus effective_weight × penalty.
+  """
+  model = GPT(config)
+  schedule = make_schedule(config)
+  A = config.train.accumulation
+  r = config.regularizer
+  weight = effective_weight(config)
+
+  def loss_of(params, model_state, microbatch, key, total_tokens):
+    (logits_BxTxV, out), new_state = model.apply(
+      {"params": params["model"], **model_state},
+      microbatch["inputs"],
+      train=True,
+      rngs={"dropout": key},
+      mutable=list(model_state),
+    )
+    nll_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, microbatch["targets"])
+    cross_entropy = jnp.sum(nll_BxT * microbatch["weights"]) / total_tokens
+    penalty = jnp.zeros(())
+    if "regularizer" in params:
+      penalty = entropy_lib.penalty(
+        out["entropy"],
+        params["regularizer"]["thresholds"],
+        gamma=r.gamma,
+        reduction=r.reduction,
+        sides=r.sides,
+        ceiling=r.ceiling,
+      )
+    penalty = penalty / A
+    figures = {
+      "cross_entropy": cross_entropy,
+      "penalty": penalty,
+      "entropy_LxH": entropy_lib.head_means(out["entropy"]) / A,
+      "nonfinite_rows_L": entropy_lib.nonfinite_rows(out["entropy"]),
+      "nonfinite_tokens_L": out["nonfinite_tokens"],
+    }
+    return cross_entropy + weight * penalty, (figures, new_state)
+
+  def train_step(state: TrainState, batch) -> tuple[TrainState, dict]:
+    # Each device's rows are dealt over the microbatches, so that none of them moves to another device.
+    microbatches = {k: v.reshape(v.shape[0] // A, A, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
+    key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    total_tokens = jnp.sum(batch["weights"])
+
+    def accumulate(carry, indexed):
+      i, microbatch = indexed
+      grad_fn = jax.grad(loss_of, has_aux=True)
+      grads, (figures, new_state) = grad_fn(
+        state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens
+      )
+      return jax.tree.map(jnp.add, carry, (grads, figures)), new_state
+
+    with sharding.RULES.logical_axis_rules():
+      first = {k: v[0] for k, v in microbatches.items()}
+      shapes = jax.eval_shape(
+        jax.grad(loss_of, has_aux=True), state.params, state.model_state, first, key, total_tokens
+      )
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
+      (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
+    # The power iteration reads the weights alone: every microbatch gave the same.
+    new_model_state = jax.tree.map(lambda x: x[0], new_states)
+
+    metrics["loss"] = metrics["cross_entropy"] + weight * metrics["penalty"]
+    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm_L"] = _block_norms(grads["model"]["blocks"])
+    metrics["learning_rate"] = schedule(state.step)
+    metrics.update(_learned(state.params))
+    finite = state.finite & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["finite"] = finite
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(state.step + 1, params, new_model_state, opt_state, finite)
+    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state.replace(finite=finite))
+    return kept, metrics
+
+  return train_step
+
+
+def _block_norms(blocks):
+  """Gradient norm of each layer, [L]."""
+  squares = [jnp.sum(jnp.square(leaf.reshape(leaf.shape[0], -1)), axis=1) for leaf in jax.tree.leaves(blocks)]
+  return jnp.sqrt(sum(squares))
+
+
+def _learned(params) -> dict:
+  """The paper's few learned scalars, for the log: thresholds, temperatures (mean over queries), alpha and beta."""
+  blocks = params["model"]["blocks"]
+  learned = {f"{name}_L": blocks[name] for name in ("alpha", "beta") if name in blocks}
+  if "temperature" in blocks:
+    t = blocks["temperature"]
+    learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
+  if "regularizer" in params:
+    learned["thresholds_LxH"] = params["regularizer"]["thresholds"]
+  return learned
