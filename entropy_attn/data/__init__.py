@@ -1,0 +1,1 @@
+"""Text in, batches of token sequences out: corpora, tokenizers, datasets built once, and the Grain pipeline."""

@@ -1,0 +1,214 @@
+"""Sequences of tokens, built once into ArrayRecord files by TFDS and read by many rows at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import errno
+import io
+import os
+import pathlib
+import shutil
+
+from absl import logging
+from array_record.python import array_record_module
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+
+from entropy_attn.data import packing
+from entropy_attn.errors import UserError
+
+SPLITS = ("train", "valid")
+_FEATURE = "tokens"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+@dataclasses.dataclass
+class PackedConfig(tfds.core.BuilderConfig):
+  """What makes one built dataset.
+
+  Attributes:
+    length: T.
+    dtype: of the stored tokens.
+    blocks: split → arrays [k, T] of dtype; they are asked for only when the dataset is built.
+    counts: what the dataset's metadata keeps beside its records; read after the blocks of all splits.
+  """
+
+  length: int = 0
+  dtype: type = np.uint16
+  blocks: Callable[[str], Iterator[np.ndarray]] | None = None
+  counts: Callable[[], dict] | None = None
+
+
+class PackedText(tfds.core.GeneratorBasedBuilder):
+  """Fixed-length sequences of tokens, in the order in which they were packed."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  url_infos = None  # nothing is downloaded; looking for checksums imports a package that TFDS does not require
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    tokens_T = tfds.features.Tensor(
+      shape=(self.builder_config.length,), dtype=self.builder_config.dtype, encoding=tfds.features.Encoding.BYTES
+    )
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict({_FEATURE: tokens_T}),
+      metadata=tfds.core.MetadataDict(),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    del dl_manager  # the corpora bring their own files
+    return {split: self._generate_examples(split) for split in SPLITS}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    key = 0
+    for block in self.builder_config.blocks(split):
+      for tokens_T in block:
+        yield key, {_FEATURE: tokens_T}
+        key += 1
+
+  def _generate_splits(self, dl_manager, download_config) -> list[tfds.core.SplitInfo]:
+    """Streams each split to its file: TFDS's own writer holds a split in memory and past 1 GB needs TensorFlow."""
+    del download_config
+    infos = []
+    for split, examples in self._split_generators(dl_manager).items():
+      template = self._get_filename_template(split_name=split)
+      path = template.sharded_filepath(shard_index=0, num_shards=1)
+      # Tokens hardly compress, and single records read faster without.
+      writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+      count = size = 0
+      for _, example in examples:
+        record = self.info.features.serialize_example(example)
+        writer.write(record)
+        count, size = count + 1, size + len(record)
+      writer.close()
+      if not count:
+        raise UserError(
+          f"no document of the {split} split has model.context_length={self.builder_config.length} tokens: add text, "
+          "lower --config.model.context_length, or join documents with --config.data.packing=concat"
+        )
+      infos.append(tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=size, filename_template=template))
+    self.info.metadata.update(self.builder_config.counts())
+    return infos
+
+
+class PackedSource:
+  """The records of one split: source[i] is a dict of [T] arrays, source.batch(indices) one of [B, T] arrays.
+
+  TFDS describes the file and this reads it, since its data source asks ArrayRecord for lists of records, which searches
+  the whole table each time: 3 ms a record in a file of a million, where a range of one record takes 4 µs in any file.
+  """
+
+  def __init__(self, dataset: PackedText, split: str):
+    (path,) = dataset.info.splits[split].filepaths
+    # Without read-ahead and with a small buffer, since the order is random.
+    self._reader = array_record_module.ArrayRecordReader(
+      os.fspath(path), options="readahead_buffer_size:0,max_parallelism:1", file_reader_buffer_size=32_768
+    )
+    self._length = dataset.builder_config.length
+    self._dtype = np.dtype(dataset.builder_config.dtype)
+    # A record is a tf.Example of fixed size that ends with its tokens.
+    first_T = dataset.info.features.deserialize_example_np(self._reader.read(0, 1)[0])[_FEATURE]
+    if len(self) != dataset.info.splits[split].num_examples or not np.array_equal(self.tokens([0])[0], first_T):
+      raise RuntimeError(f"{path} is not as this version of TFDS would have written it")
+
+  def __len__(self) -> int:
+    return self._reader.num_records()
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    if not 0 <= index < len(self):
+      raise IndexError(f"sequence {index} of {len(self)}")
+    return packing.example(self.tokens([index])[0])
+
+  def batch(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+    """inputs int32 [B, T], targets int32 [B, T], weights float32 [B, T] of the records at `indices`."""
+    return packing.example(self.tokens(indices))
+
+  def tokens(self, indices: Sequence[int]) -> np.ndarray:
+    """The stored tokens [B, T] of the records at `indices`."""
+    size = self._length * self._dtype.itemsize
+    records = [self._reader.read(i, i + 1)[0] for i in map(int, indices)]
+    joined = b"".join([record[-size:] for record in records])
+    return np.frombuffer(joined, self._dtype).reshape(-1, self._length)
+
+
+def build(root: pathlib.Path, config: PackedConfig) -> tuple[dict[str, PackedSource], dict]:
+  """Opens the dataset `config.name` below `root`, after building it if it is not there.
+
+  A build becomes visible whole or not at all; processes that want the same dataset at once wait for the first.
+
+  Returns:
+    The source of each split, and the metadata that `config.counts` gave when it was built.
+
+  Raises:
+    UserError: when a split is empty, or `root` cannot be written or is full.
+  """
+  with _quiet():
+    dataset = PackedText(data_dir=root, config=config, file_format="array_record")
+  once(pathlib.Path(dataset.data_dir), lambda: _prepare(dataset))
+  # Opened anew: another process may have built it.
+  with _quiet():
+    dataset = PackedText(data_dir=root, config=config, file_format="array_record")
+  return {split: PackedSource(dataset, split) for split in SPLITS}, dict(dataset.info.metadata)
+
+
+def once(path: pathlib.Path, make: Callable[[], None]) -> None:
+  """Calls make(), which creates `path` by a rename, unless it exists; one process at a time.
+
+  Raises:
+    UserError: when the folder of `path` cannot be written, or the disk is full.
+  """
+  if path.exists():
+    return
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(f"{path.parent}.lock", path):
+      if path.exists():
+        return
+      for leftover in path.parent.glob("incomplete.*"):  # of a build that was killed: we hold the lock
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+      make()
+  except (OSError, RuntimeError) as error:  # the record writer reports a full disk as RuntimeError
+    if any(os.strerror(code) in str(error) for code in _NO_SPACE):
+      raise UserError(
+        f"no space left for {path}: free some, or build elsewhere with --config.data.data_dir=FOLDER"
+      ) from error
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+      raise UserError(
+        f"{path} cannot be written ({error.strerror}): choose a folder with --config.data.data_dir=FOLDER"
+      ) from error
+    raise
+
+
+@contextlib.contextmanager
+def _locked(lock_path: str, what: pathlib.Path) -> Iterator[None]:
+  lock = filelock.FileLock(lock_path)  # the system frees it when its process dies
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    logging.warning("another process is making %s: waiting for it", what)
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+def _prepare(dataset: PackedText) -> None:
+  # TFDS would otherwise ask the network whether it hosts the dataset.
+  with _quiet():
+    dataset.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps TFDS's announcements away; ours and the progress bars go to standard error."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)

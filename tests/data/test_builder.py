@@ -1,0 +1,160 @@
+"""Datasets are built once, whole or not at all, and read as TFDS reads them."""
+
+import concurrent.futures
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from entropy_attn.data import builder, pipeline
+from entropy_attn.errors import UserError
+from tests.data.conftest import make_config
+
+_PREPARE = r"""
+import os
+import sys
+from tests.data.conftest import make_config
+from entropy_attn.data import builder, pipeline
+config = make_config(sys.argv[1], data__name="text_files", data__path=sys.argv[2])
+if sys.argv[3] == "hang":
+  generate = builder.PackedText._generate_examples
+  def hang(self, split):
+    for i, example in enumerate(generate(self, split)):
+      if i == 100:
+        os.write(1, b"half\n")  # past the redirection that keeps TFDS quiet
+        sys.stdin.read()
+      yield example
+  builder.PackedText._generate_examples = hang
+dataset = pipeline.prepare(config)
+print(len(dataset.train), "tensorflow" in sys.modules)
+"""
+_ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _start(data_dir, folder, mode):
+  return subprocess.Popen(
+      [sys.executable, "-c", _PREPARE, str(data_dir), str(folder), mode],
+      cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def _config(tmp_path, folder, **fields):
+  return make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), **fields)
+
+
+def _build_count(monkeypatch):
+  calls = []
+  generate = builder.PackedText._generate_splits
+
+  def counted(self, *args):
+    calls.append(self.builder_config.name)
+    return generate(self, *args)
+
+  monkeypatch.setattr(builder.PackedText, "_generate_splits", counted)
+  return calls
+
+
+def test_built_once_and_again_for_whatever_changes_the_records(tmp_path, folder, monkeypatch):
+  calls = _build_count(monkeypatch)
+  first = pipeline.prepare(_config(tmp_path, folder))
+  again = pipeline.prepare(_config(tmp_path, folder, train__seed=7, train__batch_size=4))
+  assert len(calls) == 1
+  assert again.description == first.description
+  for changed in (
+      {"model__context_length": 16}, {"model__vocab_size": 301}, {"data__packing": "concat"},
+      {"data__valid_fraction": 0.5},
+  ):  # fmt: skip
+    pipeline.prepare(_config(tmp_path, folder, **changed))
+  (folder / "new.txt").write_text("import antigravity\n" * 100)
+  pipeline.prepare(_config(tmp_path, folder))
+  assert len(set(calls)) == len(calls) == 6
+
+
+def test_reads_what_tfds_reads(tmp_path, folder, monkeypatch):
+  built = []
+  source_of = builder.PackedSource.__init__
+
+  def kept(self, dataset, split):
+    built.append(dataset)
+    source_of(self, dataset, split)
+
+  monkeypatch.setattr(builder.PackedSource, "__init__", kept)
+  dataset = pipeline.prepare(_config(tmp_path, folder))
+  for split, source in (("train", dataset.train), ("valid", dataset.valid)):
+    reference = built[0].as_data_source(split)
+    assert len(reference) == len(source)
+    expected = np.stack([reference[i]["tokens"] for i in range(len(source))])
+    np.testing.assert_array_equal(source.batch(range(len(source)))["inputs"], expected)
+
+
+def test_threads_read_the_same(python_dataset):
+  source = python_dataset.train
+  indices = np.random.default_rng(0).permutation(len(source))[:4000].reshape(40, 100)
+  expected = [source.tokens(row) for row in indices]
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(source.tokens, indices))
+  np.testing.assert_array_equal(np.stack(found), np.stack(expected))
+
+
+def test_large_vocabularies_take_32_bits(tmp_path):
+  tokens = np.array([[1, 70_000, 3], [4, 5, 99_999]], np.uint32)
+  config = builder.PackedConfig(
+    name="large", length=3, dtype=np.uint32, blocks=lambda split: iter([tokens]), counts=lambda: {}
+  )
+  sources, _ = builder.build(tmp_path, config)
+  np.testing.assert_array_equal(sources["valid"].batch([1, 0])["inputs"], tokens[::-1])
+
+
+def test_a_killed_build_leaves_nothing_that_counts(tmp_path, folder):
+  data_dir = tmp_path / "built"
+  process = _start(data_dir, folder, "hang")
+  assert process.stdout.readline() == "half\n"
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert list(data_dir.rglob("incomplete.*"))
+  dataset = pipeline.prepare(_config(tmp_path, folder))
+  assert len(dataset.train) > 100
+  assert not list(data_dir.rglob("incomplete.*"))
+
+
+def test_processes_that_build_at_once_agree(tmp_path, folder):
+  data_dir = tmp_path / "built"
+  first = _start(data_dir, folder, "hang")
+  assert first.stdout.readline() == "half\n"
+  second = _start(data_dir, folder, "go")
+  time.sleep(4)  # it waits for the first, which waits for us
+  assert second.poll() is None
+  outputs = [first.communicate(), second.communicate()]
+  assert [p.returncode for p in (first, second)] == [0, 0], outputs
+  assert outputs[0][0].splitlines()[-1] == outputs[1][0].splitlines()[-1]
+  assert outputs[1][0].endswith("False\n")  # TensorFlow was not imported
+  assert len(list(data_dir.rglob("*train.array_record*"))) == 1
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    RuntimeError(f"write() failed: {os.strerror(errno.ENOSPC)}; writing"),  # as ArrayRecord says it
+  ],
+)
+def test_a_full_disk_is_reported(tmp_path, folder, monkeypatch, error):
+  def fail(*args):
+    raise error
+
+  monkeypatch.setattr(builder.PackedText, "_generate_splits", fail)
+  with pytest.raises(UserError, match="no space left.*--config.data.data_dir=FOLDER"):
+    pipeline.prepare(_config(tmp_path, folder))
+  assert not list((tmp_path / "built").rglob("incomplete.*"))
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path, folder):
+  (tmp_path / "built").write_text("a file")
+  with pytest.raises(UserError, match="cannot be written.*--config.data.data_dir=FOLDER"):
+    pipeline.prepare(_config(tmp_path, folder))
