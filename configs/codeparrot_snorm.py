@@ -1,0 +1,19 @@
+"""SM+SNorm: spectral normalisation of chosen linears, on CodeParrot: Tables 5 and 6.
+
+    python -m entropy_attn.main --config=configs/codeparrot_snorm.py --workdir=runs/codeparrot_snorm
+
+Argument: TARGETS[,SETTING]: qk, ffn (default), qk+ffn, qkv+ffn or qkvo+ffn; then T128 (default), T256, L18 or quick,
+as in --config=configs/codeparrot_snorm.py:qk+ffn,T256.
+Time: about 1.1 h (T128, T256) or 1.5 h (L18) on one H100; computed at 40 % of its bf16 peak, not measured.
+Published: PPL 4.25 (qk), 3.63 (ffn), 4.23 (qk+ffn), 4.26 (qkv+ffn), 4.34 (qkvo+ffn)
+at T128, no head shares. Nothing for T256 and L18.
+"""
+
+from entropy_attn import config
+
+
+def get_config(argument: str = "ffn"):
+  targets, _, setting = argument.partition(",")
+  c = config.codeparrot(setting or "T128")
+  c.model.update(norm="none", activation="identity", reparam="spectral", reparam_targets=targets)
+  return c

@@ -1,0 +1,24 @@
+"""SM(t)+ScFuFFN: learnable temperature, no regulariser, on Languini books: not in the paper's tables.
+
+    python -m entropy_attn.main --config=configs/languini_scfuffn_t.py --workdir=runs/languini_scfuffn_t
+
+Argument: the tokens seen, 1.2B (default), 2.4B or 4.8B,
+as in --config=configs/languini_scfuffn_t.py:2.4B.
+Time: about 0.3 h (1.2B), 0.5 h (2.4B) or 1.1 h (4.8B) on one H100; computed at 40 % of its bf16 peak, not measured.
+Published: nothing.
+"""
+
+from entropy_attn import config
+
+
+def get_config(budget: str = "1.2B"):
+  c = config.languini(budget)
+  c.model.update(
+    norm="none",
+    activation="identity",
+    ffn="fused",
+    residual_scaling=True,
+    temperature="per_head_position",
+    temperature_init=1e-1,
+  )
+  return c

@@ -1,0 +1,18 @@
+"""Entropy-guided attention at a laptop's size: EReg(SM(t)+ScFuFFN), L=6, H=4, d=128, T=128.
+
+    python -m entropy_attn.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+It trains on the Python sources of the machine's own standard library: nothing is downloaded.
+Time: TODO-MEASURED. Expected: PPL TODO-MEASURED, head shares TODO-MEASURED.
+configs/studies/compare.py trains the models to compare it with.
+"""
+
+from entropy_attn import config
+
+
+def get_config():
+  c = config.codeparrot("quick")
+  c.model.update(norm="none", activation="identity", ffn="fused", residual_scaling=True)
+  c.model.update(temperature="per_head_position", temperature_init=1e-2)
+  c.regularizer.weight = 1e-5
+  return c

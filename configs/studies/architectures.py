@@ -1,0 +1,19 @@
+"""All architectures of the paper (Tables 1, 2, 5 and 6), at a laptop's size.
+
+    python -m entropy_attn.study --study=configs/studies/architectures.py --workdir=runs/architectures
+
+Twenty runs of the quick setting, both normalisations with all five choices of linears. Time: TODO-MEASURED.
+A run that turns non-finite is recorded as diverged: without LayerNorm that is a finding, and no failure.
+"""
+
+from entropy_attn.study import Run
+
+ROWS = ("ln_gelu", "ln_relu", "ln", "gelu", "relu", "sm", "scffn", "scfuffn", "scfuffn_t", "ereg")
+TARGETS = ("qk", "ffn", "qk+ffn", "qkv+ffn", "qkvo+ffn")
+
+
+def get_study():
+  files = {row: f"configs/codeparrot_{row}.py:quick" for row in ROWS}
+  for row in ("wnorm", "snorm"):
+    files |= {f"{row}_{targets}": f"configs/codeparrot_{row}.py:{targets},quick" for targets in TARGETS}
+  return [Run(name, file, {"train.on_nonfinite": "record"}) for name, file in files.items()]
