@@ -36,7 +36,10 @@ def load_config(holder) -> ConfigDict:
 def write_json(path: str | None, value) -> None:
   """Writes `value` to `path` (what --json=FILE asks for); nothing where path is empty."""
   if path:
-    pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n")
+    try:
+      pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n")
+    except OSError as error:
+      raise UserError(f"--json={path} cannot be written: {error.strerror}") from error
 
 
 def run(main: Callable[[], None]) -> None:
@@ -85,4 +88,4 @@ def _load_error(broken) -> str:
 
 def _one_line(error: BaseException) -> str:
   text = str(error.args[0] if error.args else error)
-  return re.sub(r"\s+", " ", text.replace("\\n", " ").replace('\\"', '"')).strip("'\" ")
+  return re.sub(r"\s+", " ", text.replace("\\n", " ").replace("\\", "")).strip("'\" ")

@@ -4,6 +4,7 @@ Letters in array names: B batch, T tokens, D model width, H heads, K head width,
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -119,16 +120,21 @@ class Block(nn.Module):
       )
       for name in ("q", "k", "v")
     )
-    temperature = None
-    if c.temperature != "none":
-      shape = (H,) if c.temperature == "per_head" else (H, c.context_length)
-      temperature = self.param("temperature", nn.initializers.constant(c.temperature_init), shape)
-      temperature = temperature if c.temperature == "per_head" else temperature[:, :T]
+    temperature = self.temperature(T) if c.temperature != "none" else None
     out_BxTxHxK, entropy_BxTxH = dot_product_attention(
       q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, temperature=temperature, implementation=c.attention
     )
     out_BxTxD = linear(use_bias=c.bias == "all", name="o")(out_BxTxHxK.reshape(B, T, D))
     return nn.with_logical_constraint(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH
+
+  def temperature(self, T: int) -> jax.Array:
+    """The learned softmax temperature t of each head, [H], or of each head and query, [H, T] (appendix A)."""
+    c = self.config
+    shape = (c.num_heads,) if c.temperature == "per_head" else (c.num_heads, c.context_length)
+    start = math.log(c.temperature_init) if c.temperature_form == "log" else c.temperature_init
+    learned = self.param("temperature", nn.initializers.constant(start), shape)
+    learned = learned if c.temperature == "per_head" else learned[:, :T]
+    return jnp.exp(learned) if c.temperature_form == "log" else learned
 
   def feed_forward(self, x_BxTxD: jax.Array) -> jax.Array:
     """x + FFN(LN(x)), or with residual scaling beta x + FFN(LN(x)) / alpha (eq. 8)."""

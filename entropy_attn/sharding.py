@@ -119,7 +119,7 @@ def logical_axes(names: list[str], ndim: int) -> tuple[str | None, ...]:
     into, out = _LINEARS[parent]
     return (None, into, out) if name == "kernel" else (None, out)
   if name in _OTHERS:
-    return _OTHERS[name]
+    return _OTHERS[name][:ndim]  # a temperature per head has no axis of positions
   if name in _REPLICATED:
     return (None,) * ndim
   raise KeyError(f"no sharding is known for {'/'.join(names)}")

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+PY := .venv/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: setup run compare test test-slow lint
+
+setup: .venv/installed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	@echo "installing requirements.txt into .venv (about a minute) …"
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
+	@echo "installing requirements-dev.txt into .venv (about a minute) …"
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@ .venv/installed
+
+run: .venv/installed
+	$(PY) -m entropy_attn.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+compare: .venv/installed
+	$(PY) -m entropy_attn.study --study=configs/studies/compare.py --workdir=runs/compare
+
+test: .venv/installed-dev
+	$(PY) -m pytest -q -n 2 --dist loadfile
+
+test-slow: .venv/installed-dev
+	$(PY) -m pytest -q -m slow
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .

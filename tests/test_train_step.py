@@ -1,0 +1,228 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from entropy_attn import config, sharding
+from entropy_attn.errors import UserError
+from entropy_attn.optimizer import decay_mask, make_optimizer, make_schedule
+from entropy_attn.train_step import effective_weight, init_state, make_train_step
+
+B, T, V = 8, 8, 32
+
+
+def ereg(**overrides):
+  c = config.codeparrot()
+  c.model.update(
+    num_layers=2, num_heads=4, d_model=16, context_length=T, max_positions=T, vocab_size=V, dtype="float32"
+  )
+  c.model.update(norm="none", activation="identity", ffn="fused", residual_scaling=True, embedding_dropout=0.0)
+  c.model.update(temperature="per_head_position", temperature_init=0.5, init_std=0.3)
+  c.regularizer.weight = 1e-4
+  c.optimizer.eps = 1e-2  # else Adam's first steps are signs, and rounding decides those of small gradients
+  c.train.update(batch_size=B, accumulation=1, steps=20)
+  c.eval.batch_size = B
+  for name, value in overrides.items():
+    group, field = name.split("__")
+    c[group][field] = value
+  config.validate(c)
+  return c
+
+
+def batch(seed=0):
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(0, V, (B, T + 1))
+  weights = (rng.random((B, T)) < 0.8).astype(np.float32)
+  return {"inputs": np.int32(tokens[:, :-1]), "targets": np.int32(tokens[:, 1:]), "weights": weights}
+
+
+def one_step(c, devices=None, steps=1):
+  """(state, metrics) after steps on a mesh, from the seed."""
+  mesh = sharding.make_mesh(c, devices or jax.devices()[:1])
+  optimizer = make_optimizer(c)
+  init = functools.partial(init_state, c, optimizer)
+  shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
+  with jax.set_mesh(mesh):
+    state = jax.jit(init, out_shardings=shardings)()
+    step = jax.jit(make_train_step(c, optimizer), out_shardings=(shardings, sharding.replicated(mesh)))
+    for i in range(steps):
+      state, metrics = step(state, sharding.put_batch(batch(i), mesh))
+  return jax.device_get(state), jax.device_get(metrics)
+
+
+def assert_close(a, b, **tolerance):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def test_loss_is_the_token_mean_plus_the_weighted_published_penalty():
+  c = ereg()
+  state = init_state(c, make_optimizer(c))
+  _, metrics = one_step(c)
+  data = batch()
+  logits, entropy = oracles.gpt(jax.device_get(state.params["model"]), c.model, data["inputs"])
+  log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  nll = -np.take_along_axis(log_p, data["targets"][..., None], -1)[..., 0]
+  expected = (nll * data["weights"]).sum() / data["weights"].sum()
+  penalty = oracles.penalty_per_query_sum(entropy, np.full((2, 4), 0.5), 0.2)
+  np.testing.assert_allclose(metrics["cross_entropy"], expected, rtol=1e-5)
+  np.testing.assert_allclose(metrics["penalty"], penalty, rtol=1e-4)
+  assert penalty > 0.1
+  np.testing.assert_allclose(metrics["loss"], expected + 1e-4 * 128 * penalty, rtol=1e-5)
+  np.testing.assert_allclose(metrics["entropy_LxH"], entropy.mean(axis=(1, 2)), rtol=1e-4)
+
+
+def test_effective_weight_is_the_released_one_at_its_batch():
+  assert effective_weight(ereg(regularizer__weight=1e-5)) * 128 == pytest.approx(0.164, abs=1e-3)  # on a mean, T=128
+  assert effective_weight(ereg(regularizer__weight=1e-5, regularizer__reduction="head_mean")) == 1e-5
+  c = config.languini()
+  c.regularizer.weight = 5e-5
+  assert effective_weight(c) * 512 == pytest.approx(0.82, abs=1e-2)
+
+
+@pytest.mark.parametrize("reduction", ["per_query_sum", "head_mean"])
+def test_a_step_does_not_depend_on_the_accumulation(reduction):
+  whole = one_step(ereg(regularizer__reduction=reduction), steps=2)
+  for accumulation in (2, 8):
+    parts = one_step(ereg(regularizer__reduction=reduction, train__accumulation=accumulation), steps=2)
+    assert_close(parts, whole, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("data,fsdp,tensor", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 4)])
+@pytest.mark.parametrize("kind", ["ereg", "spectral"])
+def test_a_sharded_step_equals_a_single_device(data, fsdp, tensor, kind):
+  fields = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
+  if kind == "spectral":
+    fields |= {"model__reparam": "spectral", "model__reparam_targets": "qkvo+ffn", "regularizer__weight": 0.0}
+    fields |= {"model__temperature": "none", "model__norm": "layernorm", "model__ffn": "mlp"}
+  single = one_step(ereg(**(fields | dict.fromkeys(("mesh__data", "mesh__fsdp", "mesh__tensor"), 1))), steps=2)
+  sharded = one_step(ereg(**fields), jax.devices()[: data * fsdp * tensor], steps=2)
+  assert_close(sharded, single, rtol=2e-4, atol=5e-6)
+
+
+def test_parameters_and_moments_are_really_sharded():
+  c = ereg(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
+  mesh = sharding.make_mesh(c)
+  init = functools.partial(init_state, c, make_optimizer(c))
+  shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
+  state = jax.jit(init, out_shardings=shardings)()
+  kernels = [x for p, x in jax.tree_util.tree_leaves_with_path(state) if "kernel" in jax.tree_util.keystr(p)]
+  assert len(kernels) == 3 * 5  # parameters and both moments of q, k, v, o and the fused FFN
+  for kernel in kernels:
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size
+
+
+@pytest.mark.parametrize("reparam", ["none", "weight", "spectral"])
+@pytest.mark.parametrize("family", [config.codeparrot, config.languini])
+def test_every_leaf_of_every_variant_has_a_sharding(family, reparam):
+  for ffn, activation in (("mlp", "gelu"), ("fused", "identity")):
+    for temperature in ("per_head", "per_head_position"):
+      c = family()
+      c.model.update(
+        reparam=reparam, reparam_targets="qkvo+ffn", ffn=ffn, activation=activation, temperature=temperature
+      )
+      c.model.residual_scaling = True
+      c.regularizer.weight = 1e-5
+      abstract = jax.eval_shape(functools.partial(init_state, c, make_optimizer(c)))
+      shardings = sharding.state_shardings(abstract, sharding.make_mesh(c))
+      assert jax.tree.structure(shardings) == jax.tree.structure(abstract)
+
+
+def test_an_unknown_parameter_is_refused():
+  with pytest.raises(KeyError, match="no sharding is known for blocks/gate/weight"):
+    sharding.logical_axes(["blocks", "gate", "weight"], 2)
+
+
+@pytest.mark.parametrize(
+  "fields,message",
+  [
+    ({"mesh__fsdp": 3}, "does not fit 8 device"),
+    ({"train__batch_size": 12, "train__accumulation": 2}, "train.batch_size / train.accumulation = 6 is not divisible"),
+    ({"eval__batch_size": 9}, "eval.batch_size = 9 is not divisible"),
+    ({"mesh__tensor": 8}, "model.num_heads=4 is not divisible by mesh.tensor=8"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_names_the_field(fields, message):
+  with pytest.raises(UserError, match=message):
+    sharding.make_mesh(ereg(**fields))
+
+
+def test_a_nonfinite_step_freezes_the_state_for_good():
+  c = ereg()
+  optimizer = make_optimizer(c)
+  step = jax.jit(make_train_step(c, optimizer))
+  state, _ = step(init_state(c, optimizer), batch(0))
+  poisoned = batch(1)
+  poisoned["weights"] = poisoned["weights"] * np.nan
+  frozen, metrics = step(state, poisoned)
+  assert not metrics["finite"]
+  later, metrics = step(frozen, batch(2))
+  assert not metrics["finite"]
+  for after in (frozen, later):
+    assert int(after.step) == 1
+    assert_close(after.params, state.params, rtol=0)
+    assert_close(after.opt_state, state.opt_state, rtol=0)
+
+
+def test_dropout_differs_between_steps_and_seeds_alone():
+  losses = {}
+  for seed in (0, 1):
+    c = ereg(model__embedding_dropout=0.5, train__seed=seed)
+    step = jax.jit(make_train_step(c, make_optimizer(c)))
+    state = init_state(ereg(), make_optimizer(c))
+    for at in (0, 1):
+      losses[seed, at] = [float(step(state.replace(step=jnp.int32(at)), batch())[1]["loss"]) for _ in range(2)]
+  assert all(first == again for first, again in losses.values())
+  assert len({first for first, _ in losses.values()}) == 4
+
+
+def test_codeparrot_schedule_rises_over_five_percent_and_falls_linearly():
+  schedule = make_schedule(config.codeparrot())
+  assert schedule(0) == pytest.approx(1e-3 / 1615, rel=1e-4)
+  assert schedule(1614) == pytest.approx(1e-3)
+  assert schedule(1615 + (32_300 - 1615) // 2) == pytest.approx(5e-4, rel=1e-3)
+  assert schedule(32_300) == pytest.approx(1e-7, rel=1e-2)
+
+
+def test_languini_schedule_is_a_cosine_after_200_steps():
+  schedule = make_schedule(config.languini())
+  assert schedule(199) == pytest.approx(6e-4)
+  assert schedule(200 + 18_065 / 2) == pytest.approx((6e-4 + 6e-6) / 2, rel=1e-3)
+  assert schedule(18_265) == pytest.approx(6e-6, rel=1e-3)
+
+
+def test_matrices_and_embeddings_alone_decay():
+  c = ereg(model__norm="layernorm", model__bias="all", model__reparam="weight")
+  params = init_state(c, make_optimizer(c)).params
+  mask = jax.tree_util.tree_leaves_with_path(decay_mask(params))
+  decayed = {str(path[-1].key) for path, yes in mask if yes}
+  kept = {str(path[-1].key) for path, yes in mask if not yes}
+  assert decayed == {"kernel", "token_embedding", "position_embedding"}
+  assert kept == {"bias", "scale", "gain", "alpha", "beta", "temperature", "thresholds"}
+
+
+def test_clipping_bounds_the_update_and_is_off_at_zero():
+  params = {"kernel": jnp.zeros(4)}
+  grads = {"kernel": jnp.full(4, 1e6)}
+  c = ereg()
+  clip = make_optimizer(c).update(grads, make_optimizer(c).init(params), params)[1]
+  c.optimizer.clip_norm = 0.0
+  free = make_optimizer(c).update(grads, make_optimizer(c).init(params), params)[1]
+  first_moment = lambda state: optax.tree.get(state, "mu")["kernel"]
+  np.testing.assert_allclose(jnp.linalg.norm(first_moment(clip)), 0.1, rtol=1e-5)  # (1 - b1) of a unit gradient
+  np.testing.assert_allclose(first_moment(free), 1e5, rtol=1e-5)
+
+
+def test_thresholds_and_temperatures_learn():
+  c = ereg()
+  before = init_state(c, make_optimizer(c))
+  after, _ = one_step(c, steps=3)
+  assert np.all(after.params["regularizer"]["thresholds"] != before.params["regularizer"]["thresholds"])
+  # Query 0 attends to itself alone: its temperature has no effect, hence no gradient.
+  moved = after.params["model"]["blocks"]["temperature"] != before.params["model"]["blocks"]["temperature"]
+  assert np.all(moved[..., 1:])
+  assert not np.any(moved[..., 0])
