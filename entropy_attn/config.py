@@ -41,7 +41,8 @@ _AT_LEAST = {
     "optimizer.warmup_steps": 0, "optimizer.warmup_fraction": 0, "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0, "train.steps": 1, "train.batch_size": 1, "train.accumulation": 1,
     "train.log_every": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "eval.every": 0,
-    "data.max_train_files": 1, "data.max_valid_files": 1, "eval.batch_size": 1, "eval.batches": 0, "eval.last_n": 0, "mesh.fsdp": 1, "mesh.tensor": 1,
+    "eval.batch_size": 1, "eval.batches": 0, "eval.last_n": 0, "data.max_train_files": 1,
+    "data.max_valid_files": 1, "mesh.fsdp": 1, "mesh.tensor": 1,
 }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def base() -> ConfigDict:
         "reparam_targets": "ffn",
         "temperature": "none",
         "temperature_init": 1.0,
-        "temperature_form": "direct",  # what is learned: t itself, which may cross zero, or log t, which keeps t positive
+        "temperature_form": "direct",  # learn t itself, which may cross zero, or (log) its logarithm, t > 0
         "bias": "qk",
         "tie_embeddings": True,
         "scale_embeddings": False,  # token embeddings × sqrt(d_model)

@@ -1,0 +1,260 @@
+"""Whole runs of the command, on a tiny model and a small corpus: what they leave, resume, refuse and say."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 24
+TINY = {
+  "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 16, "model.context_length": 16,
+  "model.max_positions": 16, "model.vocab_size": 300, "train.steps": STEPS, "train.batch_size": 8,
+  "train.log_every": 1, "train.checkpoint_every": 8, "eval.every": 10, "eval.batch_size": 8, "eval.batches": 3,
+  "data.name": "text_files",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  """Overrides that name a small folder of real text, and where its dataset is built."""
+  folder = tmp_path_factory.mktemp("corpus")
+  for path in sorted(pathlib.Path(sysconfig.get_path("stdlib")).glob("[a-d]*.py"))[:30]:
+    shutil.copy(path, folder)
+  return {"data.path": folder, "data.data_dir": tmp_path_factory.mktemp("built")}
+
+
+def command(workdir, overrides, *flags, config="configs/quickstart.py"):
+  fields = [f"--config.{name}={value}" for name, value in (TINY | overrides).items()]
+  return [sys.executable, "-m", "entropy_attn.main", f"--config={config}", f"--workdir={workdir}", *fields, *flags]
+
+
+def start(workdir, overrides, *flags, **kwargs):
+  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  return subprocess.Popen(command(workdir, overrides, *flags, **kwargs), cwd=ROOT, env=env, **pipes)
+
+
+def run(workdir, overrides, *flags, expect=0, **kwargs):
+  process = start(workdir, overrides, *flags, **kwargs)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == expect, out + err
+  assert "Traceback" not in err
+  return out, err
+
+
+def lines(workdir, kind="train"):
+  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [record for record in records if record["kind"] == kind]
+
+
+def arrays(workdir, step):
+  """Every array of a checkpoint, by its path, read without this project."""
+  code = (
+    "import sys, numpy as np, jax, orbax.checkpoint as ocp\n"
+    "tree = ocp.StandardCheckpointer().restore(sys.argv[1])\n"
+    "flat = jax.tree_util.tree_leaves_with_path(tree)\n"
+    "np.savez(sys.argv[2], **{jax.tree_util.keystr(p): np.asarray(x) for p, x in flat})\n"
+  )
+  target = workdir / f"{step}.npz"
+  path = (workdir / "checkpoints" / str(step) / "state").resolve()
+  subprocess.run([sys.executable, "-W", "ignore", "-c", code, path, target], check=True, capture_output=True)
+  return dict(np.load(target))
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+  """(folder, standard output, standard error) of one uninterrupted run."""
+  workdir = tmp_path_factory.mktemp("runs") / "finished"
+  return workdir, *run(workdir, corpus)
+
+
+def test_a_run_leaves_its_figures_config_and_versions(finished, corpus):
+  workdir, out, err = finished
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert summary["status"] == "finished"
+  assert summary["architecture"] == "EReg(SM(t)+ScFuFFN)"
+  assert summary["perplexity"] == pytest.approx(np.exp(summary["loss"]))
+  assert summary["tokens"] == 3 * 8 * 15  # three batches of eight sequences; the last position predicts nothing
+  assert np.shape(summary["entropy_LxH"]) == (2, 2)
+  assert sum(summary["head_shares"]) == pytest.approx(1)
+  assert summary["effective_regularizer_weight"] == pytest.approx(1e-5 * 128)
+  assert "perplexity" in out
+  assert "compiling the training step" in err
+  assert "effective weight 0.00128" in err
+  environment = json.loads((workdir / "environment.json").read_text())
+  assert environment["packages"]["jax"]
+  assert json.loads((workdir / "config.json").read_text())["data"]["path"] == str(corpus["data.path"])
+  for name in ("entropy_heatmap.png", "entropy_layers.png"):
+    assert (workdir / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_step_is_recorded_with_every_term_of_the_loss(finished):
+  workdir, _, _ = finished
+  records = lines(workdir)
+  assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+  assert [record["step"] for record in lines(workdir, "eval")] == [10, 20, 24]
+  for record in records:
+    weighted = record["cross_entropy"] + 1e-5 * 128 * record["penalty"]
+    assert record["loss"] == pytest.approx(weighted, rel=1e-5)
+    for name in ("entropy_LxH", "thresholds_LxH", "temperature_LxH"):
+      assert np.shape(record[name]) == (2, 2)
+    assert {"grad_norm", "learning_rate", "tokens_per_second", "head_shares", "alpha_L", "beta_L"} <= record.keys()
+  assert records[-1]["loss"] < records[0]["loss"]
+
+
+def test_tensorboard_holds_the_same_figures(finished):
+  from tensorboardX.proto.event_pb2 import Event
+  from tensorboardX.record_writer import RecordWriter
+
+  workdir, _, _ = finished
+  (path,) = (workdir / "tensorboard").iterdir()
+  assert RecordWriter is not None
+  data, scalars = path.read_bytes(), {}
+  while data:
+    size = int.from_bytes(data[:8], "little")
+    event = Event.FromString(data[12 : 12 + size])
+    data = data[16 + size :]
+    scalars |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+  for record in lines(workdir):
+    assert scalars["train/loss", record["step"]] == pytest.approx(record["loss"], rel=1e-6)
+    assert scalars["train/entropy_LxH/01/00", record["step"]] == pytest.approx(record["entropy_LxH"][1][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, corpus, tmp_path, number):
+  whole, _, _ = finished
+  workdir = tmp_path / "stopped"
+  process = start(workdir, corpus)
+  deadline = time.monotonic() + 120
+  while not (workdir / "metrics.jsonl").exists() or len(lines(workdir)) < 11:
+    assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
+    time.sleep(0.005)
+  process.send_signal(number)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 2, err
+  assert "the same command resumes" in err
+  assert "Traceback" not in err
+  stopped_at = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+  assert 11 <= stopped_at < STEPS
+
+  _, err = run(workdir, corpus)
+  assert f"resumed from step {stopped_at}" in err
+  expected, found = arrays(whole, STEPS), arrays(workdir, STEPS)
+  assert expected.keys() == found.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(found[name], value, err_msg=name)
+  timeless = lambda records: [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in records]
+  assert timeless(lines(workdir)) == timeless(lines(whole))
+
+
+def test_a_folder_refuses_another_config_and_names_the_fields(finished, corpus):
+  workdir, _, _ = finished
+  _, err = run(workdir, corpus | {"model.d_model": 32, "train.seed": 5}, expect=2)
+  assert "another config (model.d_model: 16 → 32; train.seed: 0 → 5)" in err
+  assert err.count("\n") == 1
+
+
+def copy_of(workdir, tmp_path):
+  return shutil.copytree(workdir, tmp_path / "copy")
+
+
+def truncate(step_folder):
+  for path in (step_folder / "state").rglob("*"):
+    if path.is_file() and path.parent.name == "d":
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(finished, corpus, tmp_path):
+  workdir = copy_of(finished[0], tmp_path)
+  truncate(workdir / "checkpoints" / "24")
+  _, err = run(workdir, corpus)
+  assert "checkpoint 24 cannot be read" in err
+  assert "resumed from step 16" in err
+  assert (workdir / "checkpoints_unreadable" / "24").is_dir()
+  expected, found = arrays(finished[0], STEPS), arrays(workdir, STEPS)
+  for name, value in expected.items():
+    np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+  for step in (16, 24):
+    truncate(workdir / "checkpoints" / str(step))
+  _, err = run(workdir, corpus, expect=2)
+  assert "no checkpoint of" in err
+  assert (workdir / "checkpoints_unreadable" / "16").is_dir()
+
+
+def test_evaluation_of_any_checkpoint(finished, corpus, tmp_path):
+  workdir, _, _ = finished
+  target = tmp_path / "figures.json"
+  run(workdir, corpus, "--mode=eval", f"--json={target}")
+  result, summary = json.loads(target.read_text()), json.loads((workdir / "summary.json").read_text())
+  assert result["step"] == STEPS
+  assert result["loss"] == summary["loss"]
+  assert result["entropy_LxH"] == summary["entropy_LxH"]
+  run(workdir, corpus | {"eval.batches": 0, "model.context_length": 8}, "--mode=eval", "--step=16", f"--json={target}")
+  result = json.loads(target.read_text())
+  assert (result["step"], result["context_length"]) == (16, 8)
+  assert result["tokens"] > 3 * 8 * 15
+
+
+@pytest.mark.parametrize(
+  "overrides,flags,message",
+  [
+    ({"model.num_heads": 4}, [], "another architecture (model.num_heads: 2 → 4)"),
+    ({"model.context_length": 32, "model.max_positions": 32}, [], "exceeds the 16 positions of the checkpoint"),
+    ({}, ["--step=9"], "no checkpoint of step 9"),
+  ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(finished, corpus, overrides, flags, message):
+  workdir, _, _ = finished
+  _, err = run(workdir, corpus | overrides, "--mode=eval", *flags, expect=2)
+  assert message in err
+
+
+def test_evaluation_without_a_run_is_refused(corpus, tmp_path):
+  _, err = run(tmp_path / "nothing", corpus, "--mode=eval", expect=2)
+  assert "holds no run" in err
+
+
+DIVERGING = {"optimizer.learning_rate": 1e18, "optimizer.clip_norm": 0.0, "optimizer.warmup_fraction": 0.5}
+
+
+@pytest.mark.parametrize("on_nonfinite,code", [("stop", 1), ("record", 0)])
+def test_divergence_stops_names_the_layer_and_keeps_the_state_before(corpus, tmp_path, on_nonfinite, code):
+  workdir = tmp_path / "diverging"
+  overrides = corpus | DIVERGING | {"train.on_nonfinite": on_nonfinite}
+  out, err = run(workdir, overrides, expect=code, config="configs/codeparrot_sm.py:quick")
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert summary["status"] == "diverged"
+  assert summary["perplexity"] is None
+  step = summary["divergence"]["step"]
+  assert summary["step"] == step == lines(workdir)[-1]["step"] < STEPS
+  assert summary["divergence"]["text"] in (err if code else out)
+  assert "not finite first in" in summary["divergence"]["text"]
+  kept = arrays(workdir, step - 1)
+  assert all(np.all(np.isfinite(value)) for value in kept.values())
+  assert kept["['step']"] == step - 1
+
+
+@pytest.mark.parametrize(
+  "overrides,message",
+  [
+    ({"model.num_heads": 3}, "model.d_model=16 is not divisible by model.num_heads=3"),
+    ({"model.norm": "layernrm"}, "(did you mean 'layernorm'?)"),
+    ({"data.path": "no/such/folder"}, "no/such/folder"),
+    ({"mesh.tensor": 2}, "does not fit 1 device"),
+  ],
+)
+def test_bad_input_ends_in_one_line(corpus, tmp_path, overrides, message):
+  _, err = run(tmp_path / "bad", corpus | overrides, expect=2)
+  last = err.strip().splitlines()[-1]
+  assert last.startswith("error: ")
+  assert message in last
