@@ -27,8 +27,8 @@ def table(summary: Mapping) -> str:
   rows += [
     ("steps", f"{summary['step']:,}"),
     ("parameters", f"{summary['parameters']:,} + {summary['threshold_parameters']:,} thresholds"),
-    ("FLOPs", f"FFN {summary['ffn_flops'] / 1e9:.3g}B, attention {summary['attention_flops'] / 1e9:.3g}B a sequence"),
-    ("nonlinear ops", "  ".join(op["notation"] for op in ops)),
+    ("FLOPs a sequence", f"FFN {_billions(summary['ffn_flops'])}, attention {_billions(summary['attention_flops'])}"),
+    ("nonlinear ops", "  ".join(op["notation"] for op in ops if op["published"])),
   ]
   if summary.get("head_shares") is not None:
     rows.append(("head shares", f"{percent(summary['head_shares'])}  (Max {summary['max_entropy']:.2f})"))
@@ -37,6 +37,10 @@ def table(summary: Mapping) -> str:
     rows.append(("non-finite rows", str(int(np.sum(summary["nonfinite_rows_L"])))))
   rows.append(("time", times(summary)))
   return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def _billions(count: float) -> str:
+  return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
 
 
 def percent(shares: Sequence[float]) -> str:

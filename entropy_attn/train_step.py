@@ -117,11 +117,12 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
     # The power iteration reads the weights alone: every microbatch gave the same.
     new_model_state = jax.tree.map(lambda x: x[0], new_states)
 
-    metrics["loss"] = metrics["cross_entropy"] + weight * metrics["penalty"]
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["regularizer"] = weight * metrics["penalty"]
+    metrics["loss"] = metrics["cross_entropy"] + metrics["regularizer"]
+    metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["grad_norm_L"] = _block_norms(grads["model"]["blocks"])
     metrics["learning_rate"] = schedule(state.step)
-    metrics.update(_learned(state.params))
+    metrics.update(_learned(state.params, config.model.temperature_form))
     finite = state.finite & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["finite"] = finite
 
@@ -140,13 +141,15 @@ def _block_norms(blocks):
   return jnp.sqrt(sum(squares))
 
 
-def _learned(params) -> dict:
+def _learned(params, temperature_form: str) -> dict:
   """The paper's few learned scalars, for the log: thresholds, temperatures (mean over queries), alpha and beta."""
   blocks = params["model"]["blocks"]
   learned = {f"{name}_L": blocks[name] for name in ("alpha", "beta") if name in blocks}
   if "temperature" in blocks:
-    t = blocks["temperature"]
+    t = jnp.exp(blocks["temperature"]) if temperature_form == "log" else blocks["temperature"]
     learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
+    # A negative one inverts its query's attention: only temperature_form="direct" can get there.
+    learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim))
   if "regularizer" in params:
     learned["thresholds_LxH"] = params["regularizer"]["thresholds"]
   return learned

@@ -40,6 +40,11 @@ def batch(seed=0):
   return {"inputs": np.int32(tokens[:, :-1]), "targets": np.int32(tokens[:, 1:]), "weights": weights}
 
 
+def initial(c):
+  """The state before step 1."""
+  return jax.jit(functools.partial(init_state, c, make_optimizer(c)))()
+
+
 def one_step(c, devices=None, steps=1):
   """(state, metrics) after steps on a mesh, from the seed."""
   mesh = sharding.make_mesh(c, devices or jax.devices()[:1])
@@ -61,7 +66,7 @@ def assert_close(a, b, **tolerance):
 
 def test_loss_is_the_token_mean_plus_the_weighted_published_penalty():
   c = ereg()
-  state = init_state(c, make_optimizer(c))
+  state = initial(c)
   _, metrics = one_step(c)
   data = batch()
   logits, entropy = oracles.gpt(jax.device_get(state.params["model"]), c.model, data["inputs"])
@@ -87,9 +92,8 @@ def test_effective_weight_is_the_released_one_at_its_batch():
 @pytest.mark.parametrize("reduction", ["per_query_sum", "head_mean"])
 def test_a_step_does_not_depend_on_the_accumulation(reduction):
   whole = one_step(ereg(regularizer__reduction=reduction), steps=2)
-  for accumulation in (2, 8):
-    parts = one_step(ereg(regularizer__reduction=reduction, train__accumulation=accumulation), steps=2)
-    assert_close(parts, whole, rtol=2e-4, atol=2e-6)
+  parts = one_step(ereg(regularizer__reduction=reduction, train__accumulation=4), steps=2)
+  assert_close(parts, whole, rtol=2e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("data,fsdp,tensor", [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 4)])
@@ -155,7 +159,7 @@ def test_a_nonfinite_step_freezes_the_state_for_good():
   c = ereg()
   optimizer = make_optimizer(c)
   step = jax.jit(make_train_step(c, optimizer))
-  state, _ = step(init_state(c, optimizer), batch(0))
+  state, _ = step(initial(c), batch(0))
   poisoned = batch(1)
   poisoned["weights"] = poisoned["weights"] * np.nan
   frozen, metrics = step(state, poisoned)
@@ -173,7 +177,7 @@ def test_dropout_differs_between_steps_and_seeds_alone():
   for seed in (0, 1):
     c = ereg(model__embedding_dropout=0.5, train__seed=seed)
     step = jax.jit(make_train_step(c, make_optimizer(c)))
-    state = init_state(ereg(), make_optimizer(c))
+    state = initial(ereg())
     for at in (0, 1):
       losses[seed, at] = [float(step(state.replace(step=jnp.int32(at)), batch())[1]["loss"]) for _ in range(2)]
   assert all(first == again for first, again in losses.values())
@@ -197,7 +201,7 @@ def test_languini_schedule_is_a_cosine_after_200_steps():
 
 def test_matrices_and_embeddings_alone_decay():
   c = ereg(model__norm="layernorm", model__bias="all", model__reparam="weight")
-  params = init_state(c, make_optimizer(c)).params
+  params = initial(c).params
   mask = jax.tree_util.tree_leaves_with_path(decay_mask(params))
   decayed = {str(path[-1].key) for path, yes in mask if yes}
   kept = {str(path[-1].key) for path, yes in mask if not yes}
@@ -219,7 +223,7 @@ def test_clipping_bounds_the_update_and_is_off_at_zero():
 
 def test_thresholds_and_temperatures_learn():
   c = ereg()
-  before = init_state(c, make_optimizer(c))
+  before = initial(c)
   after, _ = one_step(c, steps=3)
   assert np.all(after.params["regularizer"]["thresholds"] != before.params["regularizer"]["thresholds"])
   # Query 0 attends to itself alone: its temperature has no effect, hence no gradient.
