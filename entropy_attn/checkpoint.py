@@ -8,6 +8,7 @@ import shutil
 from absl import logging
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import orbax.checkpoint as ocp
 
@@ -98,7 +99,7 @@ class Checkpoints:
       shutil.rmtree(target, ignore_errors=True)
       shutil.move(self._directory / str(step), target)
     if jax.process_count() > 1:
-      jax.experimental.multihost_utils.sync_global_devices("moved an unreadable checkpoint aside")
+      multihost_utils.sync_global_devices("moved an unreadable checkpoint aside")
     self._manager.close()
     self._manager = self._open()
 

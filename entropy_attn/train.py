@@ -67,7 +67,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
     eval_step = make_eval_step(config, mesh)
     writer = metrics.Writer(workdir, start) if lead else None
     reporter = Reporter(config, writer, start)
-    evaluation, evaluated = {}, None
     try:
       for step in range(start + 1, config.train.steps + 1):
         state, figures = step_fn(state, sharding.put_batch(next(batches), mesh))
@@ -78,21 +77,17 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
         eval_due = config.eval.every and step % config.eval.every == 0 and not last
         if stopping or last or eval_due or step % config.train.checkpoint_every == 0:
           reporter.pause()
-        if stopping or last or step % config.train.checkpoint_every == 0:
+        if last or step % config.train.checkpoint_every == 0:
           checkpoints.save(step, state, batches.get_state())
         if stopping:
-          checkpoints.close()
-          raise UserError(
-            f"stopped by {stopping or 'preemption'}: saved step {step} in {workdir}; the same command resumes"
-          )
+          raise UserError(_stopped(stop.requested or "a preemption notice", step, workdir))
         if eval_due:
           with stop.immediately():
-            evaluation, evaluated = evaluate(eval_step, state.variables, dataset, config, mesh), step
+            evaluation = evaluate(eval_step, state.variables, dataset, config, mesh)
           _report_evaluation(evaluation, step, writer, config)
-      if evaluated != config.train.steps:
-        with stop.immediately():
-          evaluation = evaluate(eval_step, state.variables, dataset, config, mesh)
-        _report_evaluation(evaluation, config.train.steps, writer, config)
+      with stop.immediately():
+        evaluation = evaluate(eval_step, state.variables, dataset, config, mesh)
+      _report_evaluation(evaluation, config.train.steps, writer, config)
       outcome = {"status": "finished", "step": config.train.steps, "divergence": None}
     except NonFinite as found:
       good = int(state.step)  # frozen since the step before
@@ -103,10 +98,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       }  # fmt: skip
       if writer:
         writer.write("train", found.step, {k: v for k, v in found.values.items() if k != "finite"})
-    except KeyboardInterrupt:
-      checkpoints.save(int(state.step), state, dict(positions)[int(state.step)])
+    except (KeyboardInterrupt, UserError) as error:  # no step is lost, whether a signal or a fault of the data
+      reporter.pause()
+      step = int(state.step)
+      checkpoints.save(step, state, dict(positions)[step])
       checkpoints.close()
-      raise UserError(f"stopped: saved step {int(state.step)} in {workdir}; the same command resumes") from None
+      if isinstance(error, UserError):
+        raise
+      raise UserError(_stopped("Ctrl-C", step, workdir)) from None
     finally:
       reporter.close()
       if writer:
@@ -151,6 +150,10 @@ def _compile(train_step, config: ConfigDict, state: TrainState, shardings, mesh)
   }
   jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
   return jitted.lower(state, abstract_batch).compile()
+
+
+def _stopped(by: str, step: int, workdir: pathlib.Path) -> str:
+  return f"stopped by {by}: saved step {step} in {workdir}; the same command resumes"
 
 
 def _report_evaluation(evaluation: dict, step: int, writer: metrics.Writer | None, config: ConfigDict) -> None:

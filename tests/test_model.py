@@ -164,6 +164,18 @@ def test_remat_and_bfloat16_change_memory_and_precision_alone():
   np.testing.assert_allclose(half, apply(c, variables)[0], atol=0.5)
 
 
+def test_a_learned_logarithm_of_the_temperature_is_the_same_model_with_t_above_zero():
+  direct = tiny(**VARIANTS["SM(t)+ScFuFFN"])
+  log = tiny(**VARIANTS["SM(t)+ScFuFFN"], temperature_form="log")
+  variables = perturbed(init(log))
+  t = variables["params"]["blocks"]["temperature"]
+  blocks = variables["params"]["blocks"] | {"temperature": jnp.exp(t)}
+  np.testing.assert_allclose(
+    apply(log, variables)[0], apply(direct, {"params": variables["params"] | {"blocks": blocks}})[0], atol=1e-4
+  )
+  assert np.all(t < 0)  # the logarithm itself may be negative
+
+
 def test_dropout_acts_in_training_alone():
   c = tiny(embedding_dropout=0.5)
   variables = init(c)

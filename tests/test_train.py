@@ -258,3 +258,27 @@ def test_bad_input_ends_in_one_line(corpus, tmp_path, overrides, message):
   last = err.strip().splitlines()[-1]
   assert last.startswith("error: ")
   assert message in last
+
+
+def test_a_fault_of_the_data_loses_no_step(tmp_path):
+  """A damaged book, met at some step: what was trained before it is saved, and the run goes on once it is mended."""
+  books = tmp_path / "languini" / "books_300"
+  books.mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  for split, count in (("train", 8), ("test_iid", 2)):
+    rows = [(f"{split}{i}", 16 * STEPS + 1) for i in range(count)]
+    np.save(tmp_path / "languini" / f"file_list_{split}.npy", np.array(rows))
+    for name, length in rows:
+      np.save(books / f"{name}.npy", rng.integers(3, 300, length).astype(np.uint16))
+  damaged = np.load(books / "train5.npy")
+  good = damaged.copy()
+  damaged[16 * 9 + 4] = 999
+  np.save(books / "train5.npy", damaged)
+  data = {"data.name": "languini", "data.path": tmp_path / "languini"}
+  _, err = run(tmp_path / "run", data, expect=2)
+  assert "a book holds the token 999, beyond model.vocab_size=300" in err
+  assert [record["step"] for record in lines(tmp_path / "run")] == list(range(1, 10))
+  np.save(books / "train5.npy", good)
+  out, err = run(tmp_path / "run", data)
+  assert "resumed from step 9" in err
+  assert [record["step"] for record in lines(tmp_path / "run")] == list(range(1, STEPS + 1))

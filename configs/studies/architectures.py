@@ -2,8 +2,8 @@
 
     python -m entropy_attn.study --study=configs/studies/architectures.py --workdir=runs/architectures
 
-Twenty runs of the quick setting cut to 200 steps, both normalisations with all five choices of linears. Time:
-TODO-MEASURED.
+Twenty runs of the quick setting cut to 200 steps of 16 sequences (0.4 M tokens), both normalisations with all five
+choices of linears. Time: TODO-MEASURED.
 A run that turns non-finite is recorded as diverged: without LayerNorm that is a finding, and no failure.
 """
 
@@ -13,8 +13,11 @@ ROWS = ("ln_gelu", "ln_relu", "ln", "gelu", "relu", "sm", "scffn", "scfuffn", "s
 TARGETS = ("qk", "ffn", "qk+ffn", "qkv+ffn", "qkvo+ffn")
 
 
+BUDGET = {"train.steps": 200, "train.batch_size": 16, "eval.every": 0, "eval.batches": 20}
+
+
 def get_study():
   files = {row: f"configs/codeparrot_{row}.py:quick" for row in ROWS}
   for row in ("wnorm", "snorm"):
     files |= {f"{row}_{targets}": f"configs/codeparrot_{row}.py:{targets},quick" for targets in TARGETS}
-  return [Run(name, file, {"train.steps": 200, "train.on_nonfinite": "record"}) for name, file in files.items()]
+  return [Run(name, file, BUDGET | {"train.on_nonfinite": "record"}) for name, file in files.items()]
