@@ -1,6 +1,7 @@
 """What a user sees while a run trains: the bar, the log, and the signals that stop it."""
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -118,7 +119,8 @@ class Reporter:
 class StopSignal:
   """Turns the first Ctrl-C or SIGTERM into a request to save and stop; the second interrupts at once.
 
-  With several processes it takes no signal: they must stop at one step, which the preemption notice arranges.
+  Several processes must stop at one step: JAX turns a SIGTERM at any of them into a notice that all of them hear
+  (`Checkpoints.reached_preemption`), so the first Ctrl-C is passed on as one, and the second kills.
   """
 
   def __init__(self):
@@ -126,8 +128,9 @@ class StopSignal:
     self._immediate = False
 
   def __enter__(self):
-    self._signals = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
-    self._before = [signal.signal(number, self._handle) for number in self._signals]
+    alone = jax.process_count() == 1
+    self._signals = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
+    self._before = [signal.signal(number, self._handle if alone else _as_sigterm) for number in self._signals]
     return self
 
   def __exit__(self, *_):
@@ -149,3 +152,8 @@ class StopSignal:
       yield
     finally:
       self._immediate = False
+
+
+def _as_sigterm(number, _):
+  signal.signal(number, signal.SIG_DFL)
+  os.kill(os.getpid(), signal.SIGTERM)

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from entropy_attn import checkpoint, environment, metrics, sharding, summary
+from entropy_attn import checkpoint, metrics, run_folder, sharding, summary
 from entropy_attn.config import architecture_name
 from entropy_attn.data import pipeline
 from entropy_attn.errors import UserError
@@ -45,7 +45,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
   init = functools.partial(init_state, config, optimizer)
   abstract = jax.eval_shape(init)
   shardings = sharding.state_shardings(abstract, mesh)
-  _make_folder(workdir, config, abstract)
+  run_folder.make(workdir, config)
+  checkpoint.check_space(workdir, abstract, config.train.keep_checkpoints)
 
   index, count = sharding.process_shard(mesh)
   batches = iter(pipeline.train_iterator(dataset, config, shard_index=index, shard_count=count))
@@ -67,6 +68,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
     eval_step = make_eval_step(config, mesh)
     writer = metrics.Writer(workdir, start) if lead else None
     reporter = Reporter(config, writer, start)
+    stopping = None
     try:
       for step in range(start + 1, config.train.steps + 1):
         state, figures = step_fn(state, sharding.put_batch(next(batches), mesh))
@@ -99,6 +101,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       if writer:
         writer.write("train", found.step, {k: v for k, v in found.values.items() if k != "finite"})
     except (KeyboardInterrupt, UserError) as error:  # no step is lost, whether a signal or a fault of the data
+      if jax.process_count() > 1 and not stopping:
+        raise  # a fault of this process alone: to save would wait for the others without end
       reporter.pause()
       step = int(state.step)
       checkpoints.save(step, state, dict(positions)[step])
@@ -129,17 +133,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
   if outcome["status"] == "diverged" and config.train.on_nonfinite == "stop":
     raise Diverged(f"{outcome['divergence']['text']}; the state before it is saved in {workdir}")
   return result
-
-
-def _make_folder(workdir: pathlib.Path, config: ConfigDict, abstract_state) -> None:
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
-  checkpoint.check_space(workdir, abstract_state, config.train.keep_checkpoints)
-  if jax.process_index() == 0:
-    (workdir / "config.json").write_text(config.to_json(indent=2) + "\n")
-    (workdir / "environment.json").write_text(json.dumps(environment.describe(), indent=2) + "\n")
 
 
 def _compile(train_step, config: ConfigDict, state: TrainState, shardings, mesh):

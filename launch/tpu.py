@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
       print(__doc__)
       return 0
     if "dry-run" in flags:
-      for command in Commands(flags, extra, pathlib.Path(_BUNDLE)).in_order():
+      for command in Commands(flags, extra, pathlib.Path(tempfile.gettempdir(), _BUNDLE)).in_order():
         print(shlex.join(command))
       return 0
     check_machine()
@@ -182,7 +182,9 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
   Raises:
     BadInput: for flags that are missing, unknown, or cannot work together.
   """
-  own, _, extra = _split(list(argv))
+  argv = list(argv)
+  end = argv.index("--") if "--" in argv else len(argv)
+  own, extra = argv[:end], argv[end + 1 :]
   try:
     found, rest = getopt.getopt(own, "", [f"{name}=" for name in (*_REQUIRED, *_OPTIONAL)] + list(_SWITCHES))
   except getopt.GetoptError as error:
@@ -199,8 +201,9 @@ def parse(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     raise BadInput(f"--name={flags['name']}: lower-case letters, digits and dashes, a letter first")
   if not re.fullmatch(r"\d+(\.\d+)?", flags["poll"]):
     raise BadInput(f"--poll={flags['poll']} is no number of seconds")
-  if not (_ROOT / flags["config"].partition(":")[0]).is_file():
-    raise BadInput(f"--config={flags['config']}: there is no such file in {_ROOT}")
+  config = pathlib.Path(flags["config"].partition(":")[0])
+  if config.is_absolute() or not (_ROOT / config).is_file():
+    raise BadInput(f"--config={flags['config']}: {_ROOT} holds no such file")
   _check_workdir(flags["workdir"], flags["type"])
   return flags, extra
 
@@ -276,11 +279,6 @@ def wait_until_active(commands: Commands, poll: float) -> None:
     if state in ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING"):
       raise Failed(f"the slice is {state}: the zone may lack quota or capacity for --type={commands.flags['type']}")
     time.sleep(poll)
-
-
-def _split(argv: list[str]) -> tuple[list[str], str, list[str]]:
-  at = argv.index("--") if "--" in argv else len(argv)
-  return argv[:at], "--", argv[at + 1 :]
 
 
 def _check_workdir(workdir: str, accelerator: str) -> None:

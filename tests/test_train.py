@@ -7,29 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 
 import numpy as np
 import pytest
+from tiny_runs import STEPS, TINY, lines
 
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 24
-TINY = {
-  "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 16, "model.context_length": 16,
-  "model.max_positions": 16, "model.vocab_size": 300, "train.steps": STEPS, "train.batch_size": 8,
-  "train.log_every": 1, "train.checkpoint_every": 8, "eval.every": 10, "eval.batch_size": 8, "eval.batches": 3,
-  "data.name": "text_files",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-  """Overrides that name a small folder of real text, and where its dataset is built."""
-  folder = tmp_path_factory.mktemp("corpus")
-  for path in sorted(pathlib.Path(sysconfig.get_path("stdlib")).glob("[a-d]*.py"))[:30]:
-    shutil.copy(path, folder)
-  return {"data.path": folder, "data.data_dir": tmp_path_factory.mktemp("built")}
 
 
 def command(workdir, overrides, *flags, config="configs/quickstart.py"):
@@ -49,11 +33,6 @@ def run(workdir, overrides, *flags, expect=0, **kwargs):
   assert process.returncode == expect, out + err
   assert "Traceback" not in err
   return out, err
-
-
-def lines(workdir, kind="train"):
-  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [record for record in records if record["kind"] == kind]
 
 
 def arrays(workdir, step):
@@ -279,6 +258,6 @@ def test_a_fault_of_the_data_loses_no_step(tmp_path):
   assert "a book holds the token 999, beyond model.vocab_size=300" in err
   assert [record["step"] for record in lines(tmp_path / "run")] == list(range(1, 10))
   np.save(books / "train5.npy", good)
-  out, err = run(tmp_path / "run", data)
+  _, err = run(tmp_path / "run", data)
   assert "resumed from step 9" in err
   assert [record["step"] for record in lines(tmp_path / "run")] == list(range(1, STEPS + 1))
