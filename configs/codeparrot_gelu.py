@@ -6,7 +6,6 @@ Argument: T128 (default), T256 (twice the context), L18 (18 layers), quick (a la
 as in --config=configs/codeparrot_gelu.py:T256.
 Time: about 1.1 h (T128, T256) or 1.5 h (L18) on one H100; computed at 40 % of its bf16 peak, not measured.
 Published: PPL 3.20 and 58 % of the heads in the top bin (T128). Nothing for T256 and L18.
-quick: PPL 70.9, head shares 0 / 0 / 0 / 100 % in a prototype (one seed; bins' Max 3.87).
 """
 
 from entropy_attn import config

@@ -7,7 +7,6 @@ as in --config=configs/codeparrot_sm.py:T256.
 Time: about 1.1 h (T128, T256) or 1.5 h (L18) on one H100; computed at 40 % of its bf16 peak, not measured.
 Published: NaN, with head shares 32.6 / 9.7 / 12.5 / 45.1 % (T128). Nothing for T256 and L18. A run that
 turns non-finite is recorded as diverged, and is no failure.
-quick: PPL 58.5, head shares 0 / 0 / 0 / 100 % in a prototype (one seed; bins' Max 3.87).
 """
 
 from entropy_attn import config

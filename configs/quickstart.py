@@ -3,7 +3,8 @@
     python -m entropy_attn.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 It trains on the Python sources of the machine's own standard library: nothing is downloaded.
-Time: TODO-MEASURED. Expected: PPL TODO-MEASURED, head shares TODO-MEASURED.
+Time: about 4 minutes on two quiet cores. It must reach a loss of 4.3: measured 4.242, PPL 69.5, head shares
+0 / 0 / 100 / 0 % (seed 0, CPython 3.11.7; another version's library is another text).
 configs/studies/compare.py trains the models to compare it with.
 """
 

@@ -1,6 +1,5 @@
 """Checkpoints of a run: state, data position and config; the only file that imports Orbax."""
 
-import errno
 import json
 import pathlib
 import shutil
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 import orbax.checkpoint as ocp
 
 from entropy_attn import config as config_lib
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, is_disk_full
 
 # Fields that may change between two starts of a run: none of them alters what is computed.
 _FREE = (
@@ -84,7 +83,7 @@ class Checkpoints:
     try:
       action()
     except Exception as error:
-      if not _is_disk_full(error):
+      if not is_disk_full(error):
         raise
       raise UserError(
         f"no space left to write a checkpoint under {self._directory}: free some and run the same command again; "
@@ -195,11 +194,3 @@ def _try_restore(manager: ocp.CheckpointManager, step: int, abstract_state):
     logging.warning("checkpoint %s cannot be read (%s: %.200s): trying the one before it", step, kind, reason)
     return None
   return restored.state, restored.data
-
-
-def _is_disk_full(error: BaseException) -> bool:
-  while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-      return True
-    error = error.__cause__ or error.__context__
-  return False

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from entropy_attn import config as config_lib
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, is_disk_full
 
 
 def define_config():
@@ -69,6 +69,11 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=parse)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except OSError as error:
+    if not is_disk_full(error):
+      raise
+    print("error: no space left on the disk: free some and run the same command again", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     print("error: interrupted before anything was to be saved", file=sys.stderr)

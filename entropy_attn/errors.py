@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import difflib
+import errno
 
 
 class UserError(Exception):
@@ -20,3 +21,12 @@ def nearest(name, names: Iterable) -> str:
   """' (did you mean …?)' for the nearest of `names`, or ''."""
   close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1)
   return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that it came from, says that no space is left."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

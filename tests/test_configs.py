@@ -89,7 +89,8 @@ def test_codeparrot_settings():
   _check(
     c.model, num_layers=12, num_heads=12, d_model=768, context_length=128, max_positions=1024, vocab_size=50_000,
     norm="none", activation="identity", gelu="erf", ffn="fused", residual_scaling=True, alpha_init=1.0, beta_init=1.0,
-    reparam="none", reparam_targets="ffn", temperature="per_head_position", temperature_init=1e-2, bias="qk",
+    reparam="none", reparam_targets="ffn", temperature="per_head_position", temperature_init=1e-2,
+    temperature_form="direct", bias="qk",
     tie_embeddings=True, scale_embeddings=False, embedding_dropout=0.1, init_std=0.02, ffn_out_init="plain",
     dtype="bfloat16", remat=False, attention="auto",
   )  # fmt: skip
@@ -128,7 +129,8 @@ def test_languini_settings():
   _check(
     c.model, num_layers=12, num_heads=12, d_model=768, context_length=512, max_positions=512, vocab_size=16_384,
     norm="none", activation="identity", gelu="tanh", ffn="fused", residual_scaling=True, alpha_init=1.0, beta_init=1.0,
-    reparam="none", reparam_targets="ffn", temperature="per_head_position", temperature_init=1e-1, bias="all",
+    reparam="none", reparam_targets="ffn", temperature="per_head_position", temperature_init=1e-1,
+    temperature_form="direct", bias="all",
     tie_embeddings=False, scale_embeddings=True, embedding_dropout=0.0, init_std=0.02, ffn_out_init="depth_scaled",
     dtype="bfloat16", remat=False, attention="auto",
   )  # fmt: skip

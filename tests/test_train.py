@@ -261,3 +261,10 @@ def test_a_fault_of_the_data_loses_no_step(tmp_path):
   _, err = run(tmp_path / "run", data)
   assert "resumed from step 9" in err
   assert [record["step"] for record in lines(tmp_path / "run")] == list(range(1, STEPS + 1))
+
+
+def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "environment.json").symlink_to("/dev/full")
+  _, err = run(tmp_path / "run", corpus, expect=2)
+  assert err.strip().splitlines()[-1].startswith("error: no space left")
