@@ -1,4 +1,4 @@
-"""Checkpoints of a run: state, data position and config; the only file that imports Orbax."""
+"""Checkpoints of a run: state, data position and config; the only file that imports Orbax and its TensorStore."""
 
 import json
 import pathlib
@@ -10,6 +10,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import orbax.checkpoint as ocp
+import tensorstore
 
 from entropy_attn import config as config_lib
 from entropy_attn.errors import UserError, is_disk_full
@@ -187,6 +188,7 @@ def _try_restore(manager: ocp.CheckpointManager, step: int, abstract_state):
   """(state, data position), or None with a warning where the checkpoint is damaged."""
   items = {"state": ocp.args.StandardRestore(abstract_state), "data": ocp.args.JsonRestore()}
   try:
+    _read_through(manager.directory / str(step) / "state")
     restored = manager.restore(step, args=ocp.args.Composite(**items))
   except Exception as error:  # Orbax and TensorStore raise many kinds for a truncated file
     reason = (str(error).strip().splitlines() or [""])[0]
@@ -194,3 +196,13 @@ def _try_restore(manager: ocp.CheckpointManager, step: int, abstract_state):
     logging.warning("checkpoint %s cannot be read (%s: %.200s): trying the one before it", step, kind, reason)
     return None
   return restored.state, restored.data
+
+
+def _read_through(folder) -> None:
+  """Reads every byte of a saved state once.
+
+  Orbax reads all arrays at a time, and where one fails, the others' reads end in tracebacks from its threads.
+  """
+  store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
+  for key in store.list().result():
+    store.read(key).result()
