@@ -3,7 +3,7 @@
     python -m entropy_attn.study --study=configs/studies/architectures.py --workdir=runs/architectures
 
 Twenty runs of the quick setting cut to 200 steps of 16 sequences (0.4 M tokens), both normalisations with all five
-choices of linears. Time: TODO-MEASURED.
+choices of linears. Time: about 40 minutes on two quiet cores; benchmarks/architectures.md has the table.
 A run that turns non-finite is recorded as diverged: without LayerNorm that is a finding, and no failure.
 """
 
