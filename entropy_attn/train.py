@@ -61,6 +61,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       batches.set_state(position)
       say(f"resumed from step {int(state.step)}")
     start = int(state.step)
+    if start == config.train.steps and (workdir / "summary.json").exists():
+      checkpoints.close()
+      say(f"{workdir} is finished: this is its summary; --mode=eval evaluates it anew")
+      return json.loads((workdir / "summary.json").read_text())
     positions = collections.deque([(start, batches.get_state())], maxlen=3)
 
     with timed("compiling the training step", seconds):

@@ -35,6 +35,10 @@ def run(workdir, overrides, *flags, expect=0, **kwargs):
   return out, err
 
 
+def copy_of(workdir, tmp_path):
+  return shutil.copytree(workdir, tmp_path / "copy")
+
+
 def arrays(workdir, step):
   """Every array of a checkpoint, by its path, read without this project."""
   code = (
@@ -135,15 +139,20 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finis
   assert timeless(lines(workdir)) == timeless(lines(whole))
 
 
+def test_a_finished_run_is_left_as_it_is(finished, corpus, tmp_path):
+  workdir = copy_of(finished[0], tmp_path)
+  before = {path: path.read_bytes() for path in workdir.glob("*.json*")}
+  out, err = run(workdir, corpus)
+  assert "is finished" in err
+  assert out == finished[1]
+  assert all(path.read_bytes() == content for path, content in before.items() if path.name != "environment.json")
+
+
 def test_a_folder_refuses_another_config_and_names_the_fields(finished, corpus):
   workdir, _, _ = finished
   _, err = run(workdir, corpus | {"model.d_model": 32, "train.seed": 5}, expect=2)
   assert "another config (model.d_model: 16 → 32; train.seed: 0 → 5)" in err
   assert err.count("\n") == 1
-
-
-def copy_of(workdir, tmp_path):
-  return shutil.copytree(workdir, tmp_path / "copy")
 
 
 def truncate(step_folder):
