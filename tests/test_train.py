@@ -271,6 +271,13 @@ def test_a_fault_of_the_data_loses_no_step(tmp_path):
   assert "resumed from step 9" in err
   assert [record["step"] for record in lines(tmp_path / "run")] == list(range(1, STEPS + 1))
 
+  # Languini's protocol: strided windows predict every token but the first once, with more context.
+  target = tmp_path / "eval.json"
+  predictions = 2 * (16 * STEPS + 2) - 1  # two books, each followed by <D>
+  for last_n in (0, 4):
+    run(tmp_path / "run", data | {"eval.batches": 0, "eval.last_n": last_n}, "--mode=eval", f"--json={target}")
+    assert json.loads(target.read_text())["tokens"] == predictions
+
 
 def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
   (tmp_path / "run").mkdir()
