@@ -33,6 +33,13 @@ def load_config(holder) -> ConfigDict:
   return config
 
 
+def config_name() -> str:
+  """The name of --config=FILE[:ARGUMENT], fit for a folder: 'codeparrot_wnorm' or 'codeparrot_wnorm_qk+ffn'."""
+  file, _, argument = flags.FLAGS["config"].config_filename.partition(":")
+  name = pathlib.Path(file).stem + (f"_{argument}" if argument else "")
+  return re.sub(r"[^\w.+-]", "_", name)
+
+
 def write_json(path: str | None, value) -> None:
   """Writes `value` to `path` (what --json=FILE asks for); nothing where path is empty."""
   if path:

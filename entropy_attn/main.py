@@ -17,7 +17,9 @@ from entropy_attn import train as train_lib
 from entropy_attn.report import figures
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; a folder that holds the same run is resumed.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "The run's folder; one that holds the same run is resumed. Default: runs/ and the config's name."
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
 _STEP = flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
 _JSON = flags.DEFINE_string("json", None, "Also write the printed figures to this file.")
@@ -30,9 +32,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
 def main() -> None:
   """Runs the mode that the flags ask for."""
   config = cli.load_config(_CONFIG)
-  if not _WORKDIR.value:
-    raise cli.UserError("--workdir=DIR is missing: the folder for the run's checkpoints, metrics and figures")
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = pathlib.Path(_WORKDIR.value or f"runs/{cli.config_name()}")
   if _MULTIHOST.value:
     jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _MODE.value == "eval":

@@ -284,3 +284,25 @@ def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
   (tmp_path / "run" / "environment.json").symlink_to("/dev/full")
   _, err = run(tmp_path / "run", corpus, expect=2)
   assert err.strip().splitlines()[-1].startswith("error: no space left")
+
+
+@pytest.mark.parametrize(
+  "argument,name", [("", "codeparrot_snorm"), (":qk+ffn,quick", "codeparrot_snorm_qk+ffn_quick")]
+)
+def test_without_a_workdir_the_run_lands_under_its_configs_name(corpus, tmp_path, argument, name):
+  arguments = command("", corpus | {"train.steps": 2}, config=f"{ROOT}/configs/codeparrot_snorm.py{argument}")
+  arguments.remove("--workdir=")
+  env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+  arguments += ["--config.train.accumulation=1", "--config.data.tokenizer="]
+  subprocess.run(arguments, cwd=tmp_path, env=env, check=True, capture_output=True)
+  assert (tmp_path / "runs" / name / "summary.json").is_file()
+
+
+def test_the_missing_data_of_a_paper_config_is_named_with_what_to_do(tmp_path):
+  bare = [sys.executable, "-m", "entropy_attn.main", f"--config={ROOT}/configs/languini_scfuffn.py"]
+  env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+  done = subprocess.run(bare, cwd=tmp_path, env=env, capture_output=True, text=True)
+  assert done.returncode == 2
+  last = done.stderr.strip().splitlines()[-1]
+  for part in ("data/languini/books_16384 is missing", "--config.data.path=FOLDER", "--config.data.name=python_source"):
+    assert part in last
