@@ -174,7 +174,7 @@ def check_same_model(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
 
 def check_space(workdir: pathlib.Path, state, kept: int) -> None:
   """Raises UserError if the folder's disk cannot hold the checkpoints to come."""
-  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if hasattr(leaf, "dtype"))
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   free = shutil.disk_usage(workdir).free
   needed = (kept + 1) * size
   if free < needed:

@@ -89,13 +89,8 @@ def run(main: Callable[[], None]) -> None:
 
 def _load_error(broken) -> str:
   """The reason that config_flags hides in the stand-in it returns for a file it could not load."""
-  try:
-    broken["model"]
-  except OSError as error:
-    return _one_line(error.__cause__ or error)
-  except Exception:  # any other object
-    return "get_config() returned no ConfigDict"
-  return "get_config() returned no ConfigDict"
+  error = getattr(broken, "__dict__", {}).get("_error")
+  return _one_line(error) if error else "get_config() returned no ConfigDict"
 
 
 def _one_line(error: BaseException) -> str:

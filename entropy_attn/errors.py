@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 import difflib
 import errno
+import os
 
 
 class UserError(Exception):
@@ -23,10 +24,13 @@ def nearest(name, names: Iterable) -> str:
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
 def is_disk_full(error: BaseException | None) -> bool:
-  """Whether an error, or one that it came from, says that no space is left."""
+  """Whether an error, or one that it came from, says that no space is left; some libraries say it in the text alone."""
   while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+    if getattr(error, "errno", None) in _NO_SPACE or any(os.strerror(code) in str(error) for code in _NO_SPACE):
       return True
     error = error.__cause__ or error.__context__
   return False

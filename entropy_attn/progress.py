@@ -1,5 +1,6 @@
 """What a user sees while a run trains: the bar, the log, and the signals that stop it."""
 
+from collections.abc import Callable
 import contextlib
 import os
 import signal
@@ -22,15 +23,14 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-@contextlib.contextmanager
-def timed(what: str, seconds: dict[str, float]):
-  """Says what takes long, and adds its seconds to `seconds[what]`."""
+def timed(what: str, action: Callable):
+  """(what action() returns, its seconds), said before and after."""
   say(f"{what} …")
   start = time.monotonic()
-  yield
-  spent = time.monotonic() - start
-  seconds[what] = seconds.get(what, 0.0) + spent
-  say(f"{what}: {spent:.1f} s")
+  result = action()
+  seconds = time.monotonic() - start
+  say(f"{what}: {seconds:.1f} s")
+  return result, seconds
 
 
 class NonFinite(Exception):
@@ -65,15 +65,15 @@ class Reporter:
       self._clock, self._counted = time.monotonic(), 0
     else:
       self._counted += 1
-    self.flush_pending()
+    self._handle_pending()
     self._pending = (step, metrics)
 
-  def flush_pending(self) -> None:
+  def _handle_pending(self) -> None:
     """Waits for the last step, and handles its metrics."""
     if self._pending is None:
       return
     (step, metrics), self._pending = self._pending, None
-    loss, finite = jax.device_get((metrics["loss"], metrics["finite"]))
+    loss, finite = jax.device_get((metrics["loss"], metrics.pop("finite")))
     self._bar.update(1)
     if not finite:
       raise NonFinite(step, jax.device_get(metrics))
@@ -83,7 +83,7 @@ class Reporter:
 
   def pause(self) -> None:
     """Stops the clock of tokens/s, before evaluation or a checkpoint."""
-    self.flush_pending()
+    self._handle_pending()
     if self._clock is not None:
       self._seconds += time.monotonic() - self._clock
       self._steps += self._counted
@@ -110,8 +110,7 @@ class Reporter:
     self._bar.close()
 
   def _record(self, values: dict) -> dict:
-    values = {name: value for name, value in values.items() if name != "finite"}
-    values |= evaluate.head_statistics(np.asarray(values["entropy_LxH"]), self._config)
+    values = values | evaluate.head_statistics(np.asarray(values["entropy_LxH"]), self._config)
     rates = {"tokens_per_second": self.tokens_per_second, "mfu": self.mfu}
     return values | {name: value for name, value in rates.items() if value is not None}
 

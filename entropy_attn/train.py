@@ -51,7 +51,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
   index, count = sharding.process_shard(mesh)
   batches = iter(pipeline.train_iterator(dataset, config, shard_index=index, shard_count=count))
   checkpoints = checkpoint.Checkpoints(workdir, config)
-  seconds: dict[str, float] = {}
   with jax.set_mesh(mesh), StopSignal() as stop:
     restored = checkpoints.restore_latest(sharding.with_shardings(abstract, shardings))
     if restored is None:
@@ -67,8 +66,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       return json.loads((workdir / "summary.json").read_text())
     positions = collections.deque([(start, batches.get_state())], maxlen=3)
 
-    with timed("compiling the training step", seconds):
-      step_fn = _compile(make_train_step(config, optimizer), config, state, shardings, mesh)
+    train_step = make_train_step(config, optimizer)
+    step_fn, compile_seconds = timed(
+      "compiling the training step", lambda: _compile(train_step, config, state, shardings, mesh)
+    )
     eval_step = make_eval_step(config, mesh)
     writer = metrics.Writer(workdir, start) if lead else None
     reporter = Reporter(config, writer, start)
@@ -103,7 +104,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
         "loss": None, "perplexity": None, "nonfinite_rows_L": found.values["nonfinite_rows_L"],
       }  # fmt: skip
       if writer:
-        writer.write("train", found.step, {k: v for k, v in found.values.items() if k != "finite"})
+        writer.write("train", found.step, found.values)
     except (KeyboardInterrupt, UserError) as error:  # no step is lost, whether a signal or a fault of the data
       if jax.process_count() > 1 and not stopping:
         raise  # a fault of this process alone: to save would wait for the others without end
@@ -127,7 +128,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       **outcome,
       "effective_regularizer_weight": effective_weight(config),
       "seconds": time.monotonic() - started,
-      "compile_seconds": sum(seconds.values()),
+      "compile_seconds": compile_seconds,
       "tokens_per_second": reporter.tokens_per_second,
       "mfu": reporter.mfu,
     },

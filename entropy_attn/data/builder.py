@@ -16,11 +16,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from entropy_attn.data import packing
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, is_disk_full
 
 SPLITS = ("train", "valid")
 _FEATURE = "tokens"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -171,7 +170,7 @@ def once(path: pathlib.Path, make: Callable[[], None]) -> None:
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
       make()
   except (OSError, RuntimeError) as error:  # the record writer reports a full disk as RuntimeError
-    if any(os.strerror(code) in str(error) for code in _NO_SPACE):
+    if is_disk_full(error):
       raise UserError(
         f"no space left for {path}: free some, or build elsewhere with --config.data.data_dir=FOLDER"
       ) from error
