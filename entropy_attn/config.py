@@ -23,7 +23,7 @@ CHOICES = {
   "model.bias": ("none", "qk", "all"),
   "model.ffn_out_init": ("plain", "depth_scaled"),
   "model.dtype": ("bfloat16", "float32"),
-  "model.attention": ("auto", "reference"),
+  "model.attention": ("auto", "reference", "blockwise", "gpu", "tpu"),
   "regularizer.reduction": ("per_query_sum", "head_mean"),
   "regularizer.sides": ("both", "upper"),
   "regularizer.ceiling": ("log_T", "causal"),

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from entropy_attn import checkpoint, sharding, summary
@@ -27,14 +26,13 @@ def make_eval_step(config: ConfigDict, mesh):
 
   def eval_step(variables, batch):
     with sharding.RULES.logical_axis_rules():
-      logits_BxTxV, out = model.apply(variables, batch["inputs"])
+      nll, out = model.apply(variables, batch["inputs"], batch["targets"], batch["weights"], method="cross_entropy")
     weights_BxT = batch["weights"]
-    nll_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, batch["targets"])
     real_B = jnp.any(weights_BxT > 0, axis=1).astype(jnp.float32)
     rows = jnp.sum(real_B)
     nonfinite_LxB = jnp.sum(~jnp.isfinite(out["entropy"]), axis=(2, 3))
     return {
-      "nll": jnp.sum(jnp.where(weights_BxT > 0, nll_BxT * weights_BxT, 0)),
+      "nll": nll,
       "tokens": jnp.sum(weights_BxT),
       "sequences": rows,
       "entropy_LxH": entropy_lib.head_means(out["entropy"], real_B) * rows,

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from entropy_attn import reparam
+from entropy_attn import reparam, sharding
 from entropy_attn.attention import dot_product_attention
+from entropy_attn.loss import cross_entropy_sum
 
 # Logical axes of the activations; `sharding.Rules` maps them to the mesh.
 _STREAM = ("batch", "length", "stream")
@@ -79,7 +80,8 @@ class GPT(nn.Module):
     longest = c.context_length if c.temperature == "per_head_position" else c.max_positions
     if longest < T:
       raise ValueError(f"{T} tokens exceed the {longest} positions of this model")
-    x_BxTxD = jnp.take(self.token_embedding, tokens_BxT, axis=0)
+    embedding_VxD = sharding.constrain(self.token_embedding, ("vocab", None))
+    x_BxTxD = jnp.take(embedding_VxD, tokens_BxT, axis=0)
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
     x_BxTxD = self.dropout(x_BxTxD + self.position_embedding[:T], deterministic=not train)
@@ -89,9 +91,20 @@ class GPT(nn.Module):
 
   def logits(self, x_BxTxD: jax.Array) -> jax.Array:
     """The vocabulary projection, float32 [B, T, V]."""
-    head_DxV = self.token_embedding.T if self.config.tie_embeddings else self.head
     dtype = jnp.dtype(self.config.dtype)
-    return jnp.einsum("BTD,DV->BTV", x_BxTxD.astype(dtype), head_DxV.astype(dtype), preferred_element_type=jnp.float32)
+    head_DxV = self.head_DxV().astype(dtype)
+    return jnp.einsum("BTD,DV->BTV", x_BxTxD.astype(dtype), head_DxV, preferred_element_type=jnp.float32)
+
+  def cross_entropy(
+    self, tokens_BxT: jax.Array, targets_BxT: jax.Array, weights_BxT: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted sum of the tokens' losses, nats, without ever holding the logits of all; and `out`."""
+    x_BxTxD, out = self.features(tokens_BxT, train=train)
+    return cross_entropy_sum(x_BxTxD, self.head_DxV(), targets_BxT, weights_BxT, self.config.dtype), out
+
+  def head_DxV(self) -> jax.Array:
+    """What projects onto the vocabulary."""
+    return self.token_embedding.T if self.config.tie_embeddings else self.head
 
 
 class Block(nn.Module):
@@ -120,9 +133,16 @@ class Block(nn.Module):
       )
       for name in ("q", "k", "v")
     )
-    temperature = self.temperature(T) if c.temperature != "none" else None
-    out_BxTxHxK, entropy_BxTxH = dot_product_attention(
-      q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, temperature=temperature, implementation=c.attention
+    arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
+    axes = [_HEADS] * 3
+    if c.temperature != "none":
+      arrays["temperature"] = self.temperature(T)
+      axes.append(("heads", "length"))
+    out_BxTxHxK, entropy_BxTxH = sharding.per_shard(
+      lambda *parts: dot_product_attention(**dict(zip(arrays, parts, strict=True)), implementation=c.attention),
+      axes,
+      (_HEADS, _HEADS),
+      *arrays.values(),
     )
     out_BxTxD = linear(use_bias=c.bias == "all", name="o")(out_BxTxHxK.reshape(B, T, D))
     return nn.with_logical_constraint(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH

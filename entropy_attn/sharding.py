@@ -1,6 +1,7 @@
 """The device mesh, and which array axis lies along which of its axes."""
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -99,9 +100,7 @@ def state_shardings(abstract_state, mesh: Mesh):
   def sharding(path, leaf):
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
     axes = logical_axes(names, leaf.ndim)
-    spec = (getattr(RULES, axis) if axis else None for axis in axes)
-    fitted = (a if a and size % mesh.shape[a] == 0 else None for a, size in zip(spec, leaf.shape, strict=True))
-    return NamedSharding(mesh, PartitionSpec(*fitted))
+    return NamedSharding(mesh, _spec(mesh, axes, leaf.shape))
 
   return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
@@ -123,6 +122,46 @@ def logical_axes(names: list[str], ndim: int) -> tuple[str | None, ...]:
   if name in _REPLICATED:
     return (None,) * ndim
   raise KeyError(f"no sharding is known for {'/'.join(names)}")
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """x laid out over the mesh in use (`jax.set_mesh`) by its logical axes; x itself if there is none."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return x if mesh.size <= 1 else jax.lax.with_sharding_constraint(x, _spec(mesh, axes, x.shape))
+
+
+def batch_shards(batch_size: int) -> int:
+  """Parts that the mesh in use cuts a batch into; 1 if it does not divide the batch."""
+  mesh = jax.sharding.get_abstract_mesh()
+  shards = math.prod(mesh.shape.get(axis, 1) for axis in RULES.batch)
+  return shards if batch_size % shards == 0 else 1
+
+
+def per_shard(fn, in_axes, out_axes, *arrays):
+  """fn(*arrays) on each device's own parts: fn must treat what its axes cut independently.
+
+  The compiler cannot see into a fused kernel or across a loop over the batch: it would gather the arrays instead.
+
+  Args:
+    in_axes, out_axes: logical axes of each array and of each output.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.size <= 1:
+    return fn(*arrays)
+  in_specs = tuple(_spec(mesh, axes, x.shape) for axes, x in zip(in_axes, arrays, strict=True))
+  outs = jax.eval_shape(fn, *arrays)
+  out_specs = tuple(_spec(mesh, axes, x.shape) for axes, x in zip(out_axes, outs, strict=True))
+  return jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arrays)
+
+
+def _spec(mesh, axes, shape) -> PartitionSpec:
+  """Mesh axes of each logical axis; an axis whose size the mesh does not divide stays whole."""
+  spec = []
+  for axis, size in zip(axes, shape, strict=False):
+    names = getattr(RULES, axis) if axis else None
+    shards = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
+    spec.append(names if size % shards == 0 else None)
+  return PartitionSpec(*spec)
 
 
 def process_shard(mesh: Mesh) -> tuple[int, int]:

@@ -64,15 +64,17 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
   weight = effective_weight(config)
 
   def loss_of(params, model_state, microbatch, key, total_tokens):
-    (logits_BxTxV, out), new_state = model.apply(
+    (nll, out), new_state = model.apply(
       {"params": params["model"], **model_state},
       microbatch["inputs"],
+      microbatch["targets"],
+      microbatch["weights"],
       train=True,
       rngs={"dropout": key},
       mutable=list(model_state),
+      method="cross_entropy",
     )
-    nll_BxT = optax.softmax_cross_entropy_with_integer_labels(logits_BxTxV, microbatch["targets"])
-    cross_entropy = jnp.sum(nll_BxT * microbatch["weights"]) / total_tokens
+    cross_entropy = nll / total_tokens
     penalty = jnp.zeros(())
     if "regularizer" in params:
       penalty = entropy_lib.penalty(
@@ -137,7 +139,8 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
 
 def _block_norms(blocks):
   """Gradient norm of each layer, [L]."""
-  squares = [jnp.sum(jnp.square(leaf.reshape(leaf.shape[0], -1)), axis=1) for leaf in jax.tree.leaves(blocks)]
+  # No reshape: one of a sharded array would gather it.
+  squares = [jnp.sum(jnp.square(leaf), axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(blocks)]
   return jnp.sqrt(sum(squares))
 
 

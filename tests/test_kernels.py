@@ -1,0 +1,182 @@
+"""Every fused implementation against the float64 reference: outputs and all gradients, over the space of inputs.
+
+The Pallas kernels run here in interpret mode; tests/test_compiled.py compiles them for the chips.
+"""
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from entropy_attn.attention import dot_product_attention
+from entropy_attn.kernels import blockwise, gpu, tpu
+
+KERNELS = {
+  "blockwise": blockwise,
+  "gpu": gpu,
+  "tpu": tpu,
+}
+
+
+def run(name, q, k, v, row_scale, keep, dout, dentropy, causal):
+  """out, entropy, and the gradients of q, k, v, row_scale, as attention.py asks them of the kernel."""
+  kernel = KERNELS[name]
+  if name == "blockwise":
+    options = {"causal": causal}
+    keep = None if keep is None else keep[:, None, None]
+  else:
+    options = {"causal": causal, "interpret": True}
+
+  @jax.jit
+  def both(q, k, v, row_scale, keep, dout, dentropy):
+    out, entropy, lse = kernel.forward(q, k, v, row_scale, keep, **options)
+    dout_out = jnp.sum(dout.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
+    delta = jnp.swapaxes(dout_out, 1, 2) + (0 if dentropy is None else dentropy * entropy)
+    grads = kernel.backward(q, k, v, row_scale, keep, lse, dout, delta, dentropy, **options)
+    return out, entropy, *grads[:3], jnp.sum(grads[3], axis=0)
+
+  return both(q, k, v, row_scale, keep, dout, dentropy)
+
+
+def oracle(q, k, v, row_scale, keep, dout, dentropy, causal):
+  """The same by the materialised reference and its automatic derivatives, in float64."""
+  with jax.enable_x64():
+    q, k, v, row_scale, dout = (jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v, row_scale, dout))
+    dentropy = jnp.zeros(row_scale.shape) if dentropy is None else jnp.asarray(np.asarray(dentropy, np.float64))
+    mask = None if keep is None else jnp.asarray(keep)[:, None, None]
+
+    def attend(q, k, v, row_scale):
+      out, entropy = dot_product_attention(
+        q, k, v, temperature=1 / row_scale, scale=1.0, causal=causal, mask=mask, implementation="reference"
+      )
+      return out, jnp.swapaxes(entropy, 1, 2)
+
+    values, vjp = jax.vjp(attend, q, k, v, row_scale)
+    return *values, *vjp((dout, jnp.broadcast_to(dentropy, values[1].shape)))
+
+
+def inputs(seed, B, T, S, H, G, K, *, log_t=0.0, width=None, size=1.0, keep=False, dtype=jnp.float32):
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: jnp.asarray(size * rng.normal(size=shape), dtype)
+  temperature = 10**log_t * rng.uniform(0.5, 2, (H, T)) * rng.choice([-1, 1, 1, 1], (H, 1))
+  masked = None
+  if keep:
+    masked = rng.random((B, S)) < 0.7
+    masked[-1] = False  # a sequence with nothing to attend to
+  return {
+    "q": normal(B, T, H, K),
+    "k": normal(B, S, G, K),
+    "v": normal(B, S, G, width or K),
+    "row_scale": jnp.asarray(K**-0.5 / temperature, jnp.float32),
+    "keep": None if masked is None else jnp.asarray(masked),
+    "dout": jnp.asarray(rng.normal(size=(B, T, H, width or K)), dtype),
+    "dentropy": jnp.asarray(rng.normal(size=(B, H, T)), jnp.float32),
+  }
+
+
+NAMES = ("out", "entropy", "dq", "dk", "dv", "drow_scale")
+
+
+def assert_equal(name, data, causal, tolerance):
+  """Each figure within `tolerance` of its own largest magnitude."""
+  expected = oracle(**data, causal=causal)
+  for figure, ours, true in zip(NAMES, run(name, **data, causal=causal), expected, strict=True):
+    true = np.asarray(true)
+    assert np.all(np.isfinite(ours)), figure
+    np.testing.assert_allclose(
+      np.asarray(ours, np.float64), true, rtol=0, atol=tolerance * max(1, np.abs(true).max()), err_msg=figure
+    )
+
+
+SHAPES = st.sampled_from(
+  [(1, 1, 1, 1, 1, 1), (2, 9, 9, 3, 3, 4), (2, 130, 130, 4, 2, 16), (1, 300, 300, 2, 1, 64), (1, 70, 200, 2, 2, 20),
+   (2, 200, 70, 3, 1, 8), (1, 150, 150, 1, 1, 80)]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@settings(deadline=None, max_examples=12)
+@given(shape=SHAPES, causal=st.booleans(), keep=st.booleans(), log_t=st.floats(-2, 2), seed=st.integers(0, 2**31))
+@example(shape=(2, 130, 130, 4, 2, 16), causal=True, keep=True, log_t=-2.0, seed=0)
+@example(shape=(1, 300, 300, 2, 1, 64), causal=True, keep=False, log_t=0.0, seed=1)
+def test_equals_the_float64_reference(name, shape, causal, keep, log_t, seed):
+  # A cold softmax multiplies the rounding of its logits: the tolerance grows with them.
+  tolerance = 2e-5 * max(1, 10**-log_t)
+  assert_equal(name, inputs(seed, *shape, log_t=log_t, keep=keep), causal, tolerance)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_bfloat16_is_as_near_as_its_rounding(name):
+  data = inputs(0, 2, 140, 140, 4, 2, 64, keep=True, dtype=jnp.bfloat16)
+  assert_equal(name, data, True, 2e-2)
+  _, entropy, *_ = run(name, **data, causal=True)
+  np.testing.assert_allclose(entropy, oracle(**data, causal=True)[1], atol=1e-5)  # logits and statistics are float32
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_row_that_sees_one_key_has_no_entropy_and_a_uniform_row_all_of_it(name):
+  data = inputs(1, 1, 150, 150, 2, 2, 16)
+  data["q"] = data["q"].at[:, 75:].set(0)
+  out, entropy, *_ = run(name, **data, causal=True)
+  np.testing.assert_allclose(entropy[..., 75:], np.broadcast_to(np.log(np.arange(76, 151)), (1, 2, 75)), atol=1e-6)
+  assert np.all(entropy[..., 0] == 0)
+  np.testing.assert_allclose(out[:, 0], data["v"][:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_extreme_logits_give_one_hot_rows_and_finite_gradients(name):
+  data = inputs(2, 1, 140, 140, 2, 1, 16, size=30.0)
+  data["row_scale"] = data["row_scale"] * 100  # logits of the order of 1e5
+  _, entropy, *grads = run(name, **data, causal=True)
+  np.testing.assert_allclose(entropy, oracle(**data, causal=True)[1], atol=5e-2)  # what rounding 1e5 leaves
+  assert np.median(np.abs(entropy)) < 1e-6
+  assert all(np.all(np.isfinite(g)) for g in grads)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_rows_without_keys_are_zero_in_everything(name):
+  data = inputs(3, 2, 80, 80, 2, 2, 16, keep=True)
+  out, entropy, dq, dk, dv, _ = run(name, **data, causal=True)
+  for figure in (out[-1], entropy[-1], dq[-1], dk[-1], dv[-1]):
+    assert np.all(figure == 0)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_is_not_finite_is_not_hidden(name):
+  data = inputs(4, 1, 140, 140, 2, 2, 16)
+  data["k"] = data["k"].at[0, 70, 1].set(jnp.nan)
+  out, entropy, *_ = run(name, **data, causal=True)
+  assert np.all(np.isnan(entropy[0, 1, 70:])) and np.all(np.isnan(out[0, 70:, 1]))
+  assert np.all(np.isfinite(entropy[0, 0])) and np.all(np.isfinite(entropy[0, :, :70]))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_without_entropy_the_rest_is_the_same(name):
+  data = inputs(5, 1, 140, 140, 2, 2, 16)
+  options = {"causal": True} | ({} if name == "blockwise" else {"interpret": True})
+  operands = [data[x] for x in ("q", "k", "v", "row_scale", "keep")]
+  out, entropy, lse = KERNELS[name].forward(*operands, with_entropy=False, **options)
+  with_out, _, with_lse = KERNELS[name].forward(*operands, **options)
+  assert entropy is None
+  np.testing.assert_allclose(out, with_out, atol=1e-6)
+  np.testing.assert_allclose(lse, with_lse, atol=1e-6)
+  assert_equal(name, data | {"dentropy": None}, True, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu"])
+def test_what_a_kernel_cannot_take_it_names(name):
+  unsupported = KERNELS[name].unsupported
+  x = lambda width=64, dtype=jnp.bfloat16: jax.ShapeDtypeStruct((1, 8, 2, width), dtype)
+  assert unsupported(x(), x(), x()) is None
+  assert "float64" in unsupported(*[x(dtype=np.float64)] * 3)
+  assert "bfloat16, float32" in unsupported(x(), x(dtype=jnp.float32), x(dtype=jnp.float32))
+  assert "values of width 32" in unsupported(x(), x(), x(32))
+
+
+def test_the_widest_head_of_the_gpu_kernel():
+  wide = [jax.ShapeDtypeStruct((1, 8, 2, 512), jnp.bfloat16)] * 3
+  assert "head width of 512" in gpu.unsupported(*wide)
+
+
