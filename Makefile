@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup run compare test test-slow lint
+.PHONY: setup run compare test test-slow test-aot lint aot
 
 setup: .venv/installed
 
@@ -31,6 +31,19 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(PY) -m pytest -q -m slow
+
+# Compilers of chips that are not here have an environment of their own: jax would look for the chips.
+.venv-aot/installed: requirements.txt requirements-dev.txt requirements-aot.txt
+	$(PYTHON) -m venv .venv-aot
+	@echo "installing requirements-aot.txt into .venv-aot (two minutes) …"
+	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-aot.txt
+	@touch $@
+
+aot: .venv-aot/installed
+	.venv-aot/bin/python -m benchmarks.aot
+
+test-aot: .venv-aot/installed
+	.venv-aot/bin/python -m pytest -q -m slow tests/test_aot.py
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -17,7 +17,7 @@ from entropy_attn.errors import UserError
 from entropy_attn.evaluate import bins_max, evaluate, head_statistics, make_eval_step
 from entropy_attn.optimizer import make_optimizer
 from entropy_attn.progress import NonFinite, Reporter, StopSignal, say, timed
-from entropy_attn.train_step import TrainState, effective_weight, init_state, make_train_step
+from entropy_attn.train_step import TrainState, effective_weight, init_state, trace_train_step
 
 
 class Diverged(Exception):
@@ -66,10 +66,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       return json.loads((workdir / "summary.json").read_text())
     positions = collections.deque([(start, batches.get_state())], maxlen=3)
 
-    train_step = make_train_step(config, optimizer)
-    step_fn, compile_seconds = timed(
-      "compiling the training step", lambda: _compile(train_step, config, state, shardings, mesh)
-    )
+    traced = trace_train_step(config, mesh)
+    step_fn, compile_seconds = timed("compiling the training step", lambda: traced.lower().compile())
     eval_step = make_eval_step(config, mesh)
     writer = metrics.Writer(workdir, start) if lead else None
     reporter = Reporter(config, writer, start)
@@ -138,16 +136,6 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
   if outcome["status"] == "diverged" and config.train.on_nonfinite == "stop":
     raise Diverged(f"{outcome['divergence']['text']}; the state before it is saved in {workdir}")
   return result
-
-
-def _compile(train_step, config: ConfigDict, state: TrainState, shardings, mesh):
-  shape = (config.train.batch_size, config.model.context_length)
-  batch = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
-  abstract_batch = {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh)) for name, dtype in batch.items()
-  }
-  jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-  return jitted.lower(state, abstract_batch).compile()
 
 
 def _stopped(by: str, step: int, workdir: pathlib.Path) -> str:

@@ -1,5 +1,6 @@
 """One optimizer step: the state, the loss with its entropy penalty, accumulation, and the guard against NaN."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -11,7 +12,7 @@ import optax
 from entropy_attn import entropy as entropy_lib
 from entropy_attn import sharding
 from entropy_attn.model import GPT
-from entropy_attn.optimizer import make_schedule
+from entropy_attn.optimizer import make_optimizer, make_schedule
 
 
 @flax.struct.dataclass
@@ -135,6 +136,26 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
     return kept, metrics
 
   return train_step
+
+
+def trace_train_step(config: ConfigDict, mesh):
+  """The jitted step of a config as traced for the mesh in use: `.lower().compile()` makes it callable.
+
+  Called with a state that lies as `sharding.state_shardings` says, which it consumes, and a batch of
+  train.batch_size × model.context_length tokens.
+  """
+  optimizer = make_optimizer(config)
+  abstract = jax.eval_shape(functools.partial(init_state, config, optimizer))
+  shardings = sharding.state_shardings(abstract, mesh)
+  shape = (config.train.batch_size, config.model.context_length)
+  batch = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+    for name, dtype in (("inputs", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32))
+  }
+  step = jax.jit(
+    make_train_step(config, optimizer), donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
+  )
+  return step.trace(sharding.with_shardings(abstract, shardings), batch)
 
 
 def _block_norms(blocks):

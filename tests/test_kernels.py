@@ -175,8 +175,8 @@ def test_what_a_kernel_cannot_take_it_names(name):
   assert "values of width 32" in unsupported(x(), x(), x(32))
 
 
-def test_the_widest_head_of_the_gpu_kernel():
-  wide = [jax.ShapeDtypeStruct((1, 8, 2, 512), jnp.bfloat16)] * 3
-  assert "head width of 512" in gpu.unsupported(*wide)
-
-
+def test_the_widest_heads_of_the_gpu_kernel():
+  x = lambda width, dtype: [jax.ShapeDtypeStruct((1, 8, 2, width), dtype)] * 3
+  assert gpu.unsupported(*x(256, jnp.bfloat16)) is None
+  assert "bfloat16 heads of width 512" in gpu.unsupported(*x(512, jnp.bfloat16))
+  assert "float32 heads of width 200" in gpu.unsupported(*x(200, jnp.float32))

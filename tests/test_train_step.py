@@ -1,4 +1,6 @@
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,11 @@ import optax
 import oracles
 import pytest
 
+from benchmarks import programs
 from entropy_attn import config, sharding
 from entropy_attn.errors import UserError
 from entropy_attn.optimizer import decay_mask, make_optimizer, make_schedule
-from entropy_attn.train_step import effective_weight, init_state, make_train_step
+from entropy_attn.train_step import effective_weight, init_state, make_train_step, trace_train_step
 
 B, T, V = 8, 8, 32
 
@@ -230,3 +233,44 @@ def test_thresholds_and_temperatures_learn():
   moved = after.params["model"]["blocks"]["temperature"] != before.params["model"]["blocks"]["temperature"]
   assert np.all(moved[..., 1:])
   assert not np.any(moved[..., 0])
+
+
+def compiled_text(c):
+  """The step of a config, compiled for its mesh."""
+  mesh = sharding.make_mesh(c, jax.devices()[: c.mesh.data * c.mesh.fsdp * c.mesh.tensor])
+  with jax.set_mesh(mesh):
+    return trace_train_step(c, mesh).lower().compile().as_text()
+
+
+LONG = {"model__context_length": 260, "model__max_positions": 260, "mesh__data": 1}
+
+
+def test_no_attention_matrix_exists_unless_the_reference_is_asked_for():
+  assert programs.square_buffers(compiled_text(ereg(**LONG)), 260) == []
+  assert programs.square_buffers(compiled_text(ereg(**LONG, model__attention="reference")), 260) != []
+
+
+def test_the_logits_of_the_whole_batch_never_exist():
+  text = compiled_text(ereg(**LONG, model__vocab_size=37))
+  assert 0 < programs.most_tokens(text, 37) <= B * math.ceil(260 / 8)
+
+
+@pytest.mark.parametrize("data,fsdp,tensor", [(2, 2, 2), (1, 4, 2), (1, 1, 4), (8, 1, 1)])
+def test_a_mesh_gathers_nothing_in_attention(data, fsdp, tensor):
+  axes = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
+  assert programs.gathered_in_attention(compiled_text(ereg(**LONG | axes)), 260) == []
+
+
+def test_without_the_shards_of_their_own_the_mesh_would_gather(monkeypatch):
+  monkeypatch.setattr(sharding, "per_shard", lambda fn, in_axes, out_axes, *arrays: fn(*arrays))
+  text = compiled_text(ereg(**LONG | {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}))
+  assert programs.gathered_in_attention(text, 260) != []
+
+
+def test_the_gradient_of_the_head_is_reduced_once_whatever_the_number_of_chunks():
+  text = compiled_text(ereg(**LONG | {"mesh__data": 4, "model__vocab_size": 37}))
+  loop = [
+    line for line in text.splitlines() if "cross_entropy" in line and "while/body" in line.split("cross_entropy")[1]
+  ]
+  assert any(" dot(" in line or "fusion" in line for line in loop)
+  assert [line for line in loop if re.search(r"37,16\]|16,37\]", line) and "all-reduce" in line] == []

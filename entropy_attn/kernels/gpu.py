@@ -8,6 +8,7 @@ l = sum exp(s − m), r = sum exp(s − m)(s − m) and the output's. When m gro
 r ← a (r + (m − m') l), l ← a l. Then entropy = log l − r / l. Logits are held in base 2.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -20,7 +21,6 @@ _LOG2E = math.log2(math.e)
 _LN2 = math.log(2)
 _MASKED = -1e20  # finite: its weight is exactly 0, and 0 times it too
 _LEAST_MAX = -5e19  # above _MASKED, so that a row without keys weighs nothing
-_WIDEST = 256
 
 
 def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK) -> str | None:
@@ -30,28 +30,39 @@ def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK) -> str | None:
     return f"operands of {', '.join(sorted(dtypes))}"
   if v_BxSxGxK.shape[-1] != k_BxSxGxK.shape[-1]:
     return f"values of width {v_BxSxGxK.shape[-1]} with keys of width {k_BxSxGxK.shape[-1]}"
-  if k_BxSxGxK.shape[-1] > _WIDEST:
-    return f"a head width of {k_BxSxGxK.shape[-1]}, more than {_WIDEST}"
+  if tiles(k_BxSxGxK.dtype, k_BxSxGxK.shape[-1]) is None:
+    return f"{k_BxSxGxK.dtype} heads of width {k_BxSxGxK.shape[-1]}"
   return None
 
 
-def tiles(kernel: str, K: int, dtype) -> dict:
-  """Rows, keys, warps and pipeline stages of `kernel` (forward, dq or dkdv).
+@dataclasses.dataclass(frozen=True)
+class Tile:
+  """Query rows and keys of a tile, the warps that share it, and the stages of the loop's pipeline."""
 
-  Chosen from what the compiler tells for an H100: no register spilled, within its shared memory, tensor cores in bf16.
-  """
-  del kernel
-  wide = jnp.dtype(dtype).itemsize > 2
-  if K > 128:
-    return {"Q": 32, "P": 32, "warps": 4, "stages": 1}
-  if wide or K > 64:
-    return {"Q": 64, "P": 32, "warps": 4, "stages": 2}
-  return {"Q": 64, "P": 64, "warps": 4, "stages": 2}
+  Q: int
+  P: int
+  warps: int
+  stages: int
 
 
-def forward(
-  q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, *, causal, with_entropy=True, interpret=False, tile=None
-):
+# By bytes of the dtype and head width up to: chosen by what the compiler tells for an H100 (benchmarks/aot.py). The
+# largest without spilled registers, on tensor cores, in shared memory that smaller chips have too (99 KiB).
+_TILES = {
+  (2, 64): {"forward": Tile(128, 64, 8, 2), "dq": Tile(128, 64, 8, 2), "dkdv": Tile(64, 128, 8, 2)},
+  (2, 128): {"forward": Tile(128, 64, 8, 2), "dq": Tile(64, 64, 8, 2), "dkdv": Tile(32, 64, 8, 2)},
+  (2, 256): {"forward": Tile(64, 32, 8, 2), "dq": Tile(32, 64, 8, 1), "dkdv": Tile(32, 32, 8, 1)},
+  (4, 64): {"forward": Tile(128, 32, 8, 1), "dq": Tile(64, 32, 8, 1), "dkdv": Tile(32, 64, 8, 1)},
+  (4, 128): {"forward": Tile(16, 32, 4, 1), "dq": Tile(16, 32, 8, 1), "dkdv": Tile(32, 16, 4, 1)},
+}
+
+
+def tiles(dtype, K: int) -> dict[str, Tile] | None:
+  """The tile of each kernel, forward, dq and dkdv; None if the width is too large."""
+  size = jnp.dtype(dtype).itemsize
+  return next((_TILES[size, widest] for widest in (64, 128, 256) if K <= widest and (size, widest) in _TILES), None)
+
+
+def forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, *, causal, with_entropy=True, interpret=False):
   """Attention with logits row_scale_i q_i·k_j.
 
   Args:
@@ -61,15 +72,15 @@ def forward(
     causal: query i attends to keys j ≤ i.
     with_entropy: False leaves the entropy out: the yardstick of the benchmarks.
     interpret: runs on any platform, slowly.
-    tile: instead of `tiles(…)`.
 
   Returns:
     out [B, T, H, K] in the dtype of v, entropy [B, H, T] in nats or None, log-sum-exp of the logits [B, H, T].
   """
   B, T, H, K = q_BxTxHxK.shape
   R = H // k_BxSxGxK.shape[2]
-  tile = tile or tiles("forward", K, q_BxTxHxK.dtype)
-  Q, P = tile["Q"], tile["P"]
+  tile = tiles(q_BxTxHxK.dtype, K)["forward"]
+  Q, P = tile.Q, tile.P
+  precision = _precision(q_BxTxHxK.dtype, interpret)
   q, k, v, row_scale, keep = _padded(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, Q, P, causal)
   T_, S_, K_ = q.shape[1], k.shape[1], q.shape[3]
 
@@ -82,7 +93,7 @@ def forward(
     def step(j, carry, diagonal):
       out_QxK, m, l, r = carry
       keys = pl.ds(j * P, P)
-      s_QxP = _scores(q_QxK, k_ref[keys, :]) * scale_Q[:, None]
+      s_QxP = _scores(q_QxK, k_ref[keys, :], precision) * scale_Q[:, None]
       s_QxP = _masked(s_QxP, i * Q, j * P, keep_ref, keys, diagonal)
       grown = jnp.maximum(m, jnp.max(s_QxP, axis=1))
       shrink = jnp.exp2(m - grown)
@@ -91,7 +102,7 @@ def forward(
         r = shrink * (r + (m - grown) * l) + jnp.sum(p_QxP * (s_QxP - grown[:, None]), axis=1)
       l = shrink * l + jnp.sum(p_QxP, axis=1)
       v_PxK = v_ref[keys, :]
-      out_QxK = out_QxK * shrink[:, None] + _product(p_QxP.astype(v_PxK.dtype), v_PxK)
+      out_QxK = out_QxK * shrink[:, None] + _product(p_QxP.astype(v_PxK.dtype), v_PxK, precision)
       return out_QxK, grown, l, r
 
     zeros_Q = jnp.zeros((Q,), jnp.float32)
@@ -136,7 +147,6 @@ def backward(
   *,
   causal,
   interpret=False,
-  tile=None,
 ):
   """Gradients of `forward`: with z = s − lse, p = exp z and dP = dout Vᵀ, ds = p (dP − delta − dentropy z).
 
@@ -144,7 +154,6 @@ def backward(
     lse_BxHxT: from `forward`.
     delta_BxHxT: dout_i·out_i + dentropy_i entropy_i.
     dentropy_BxHxT: cotangent of the entropy; None: zero, and not read.
-    tile: instead of `tiles(…)`: a mapping for each of dq and dkdv.
 
   Returns:
     dq, dk, dv as q, k, v, and drow_scale [B, H, T].
@@ -152,8 +161,9 @@ def backward(
   B, T, H, K = q_BxTxHxK.shape
   S, G = k_BxSxGxK.shape[1:3]
   R = H // G
-  parts = tile or {name: tiles(name, K, q_BxTxHxK.dtype) for name in ("dq", "dkdv")}
-  Q, P = (math.lcm(parts["dq"][axis], parts["dkdv"][axis]) for axis in "QP")
+  tile = tiles(q_BxTxHxK.dtype, K)
+  precision = _precision(q_BxTxHxK.dtype, interpret)
+  Q, P = (math.lcm(getattr(tile["dq"], axis), getattr(tile["dkdv"], axis)) for axis in "QP")
   q, k, v, row_scale, keep = _padded(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, Q, P, causal)
   T_, S_, K_ = q.shape[1], k.shape[1], q.shape[3]
   dout = _pad(dout_BxTxHxK, (B, T_, H, K_))
@@ -169,7 +179,7 @@ def backward(
     return (q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref, rest), refs[n_inputs:]
 
   def dq_kernel(*refs):
-    Q, P = parts["dq"]["Q"], parts["dq"]["P"]
+    Q, P = tile["dq"].Q, tile["dq"].P
     (q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref, rows), (dq_ref, drow_scale_ref) = split(refs)
     i = pl.program_id(0)
     q_QxK, dout_QxK = q_ref[...], dout_ref[...]
@@ -179,20 +189,20 @@ def backward(
     def step(j, dq_QxK, diagonal):
       keys = pl.ds(j * P, P)
       k_PxK = k_ref[keys, :]
-      z_QxP = _scores(q_QxK, k_PxK) * (row_scale_Q * _LOG2E)[:, None] - lse_Q[:, None]
+      z_QxP = _scores(q_QxK, k_PxK, precision) * (row_scale_Q * _LOG2E)[:, None] - lse_Q[:, None]
       z_QxP = _masked(z_QxP, i * Q, j * P, keep_ref, keys, diagonal)
-      ds_QxP = _scores(dout_QxK, v_ref[keys, :]) - delta_Q[:, None]
+      ds_QxP = _scores(dout_QxK, v_ref[keys, :], precision) - delta_Q[:, None]
       if dentropy_Q:
         ds_QxP -= dentropy_Q[0][:, None] * z_QxP
       ds_QxP = jnp.exp2(z_QxP) * ds_QxP
-      return dq_QxK + _product(ds_QxP.astype(k_PxK.dtype), k_PxK)
+      return dq_QxK + _product(ds_QxP.astype(k_PxK.dtype), k_PxK, precision)
 
     dq_QxK = _over_keys(step, jnp.zeros((Q, K_), jnp.float32), i, Q, P, S_ // P, causal)
     dq_ref[...] = (dq_QxK * row_scale_Q[:, None]).astype(dq_ref.dtype)
     drow_scale_ref[...] = jnp.sum(dq_QxK * q_QxK.astype(jnp.float32), axis=1)
 
   def dkdv_kernel(*refs):
-    Q, P = parts["dkdv"]["Q"], parts["dkdv"]["P"]
+    Q, P = tile["dkdv"].Q, tile["dkdv"].P
     (q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref, rows), (dk_ref, dv_ref) = split(refs)
     j = pl.program_id(0)
     k_PxK, v_PxK = k_ref[...], v_ref[...]
@@ -206,19 +216,19 @@ def backward(
       q_QxK, dout_QxK = q_ref[here, h, :], dout_ref[here, h, :]
       row_scale_Q = row_scale_ref[h, here]
       lse_Q, delta_Q, *dentropy_Q = (ref[h, here] for ref in rows)
-      z_PxQ = _scores(k_PxK, q_QxK) * (row_scale_Q * _LOG2E)[None] - lse_Q[None]
+      z_PxQ = _scores(k_PxK, q_QxK, precision) * (row_scale_Q * _LOG2E)[None] - lse_Q[None]
       if causal:
         z_PxQ = jnp.where(i * Q + jnp.arange(Q)[None] >= j * P + jnp.arange(P)[:, None], z_PxQ, _MASKED)
       if keep_ref is not None:
         z_PxQ = jnp.where(keep_ref[...][:, None] != 0, z_PxQ, _MASKED)
       p_PxQ = jnp.exp2(z_PxQ)
-      ds_PxQ = _scores(v_PxK, dout_QxK) - delta_Q[None]
+      ds_PxQ = _scores(v_PxK, dout_QxK, precision) - delta_Q[None]
       if dentropy_Q:
         ds_PxQ -= dentropy_Q[0][None] * z_PxQ
       ds_PxQ = p_PxQ * ds_PxQ * row_scale_Q[None]
       dk_PxK, dv_PxK = sums
-      dv_PxK += _product(p_PxQ.astype(dout_QxK.dtype), dout_QxK)
-      dk_PxK += _product(ds_PxQ.astype(q_QxK.dtype), q_QxK)
+      dv_PxK += _product(p_PxQ.astype(dout_QxK.dtype), dout_QxK, precision)
+      dk_PxK += _product(ds_PxQ.astype(q_QxK.dtype), q_QxK, precision)
       return dk_PxK, dv_PxK
 
     zeros = jnp.zeros((P, K_), jnp.float32)
@@ -231,7 +241,7 @@ def backward(
       [of_queries, of_keys, of_keys, of_queries, row_scales] + [keeps] * (keep is not None) + [rows] * len(statistics)
     )
 
-  Q, P = parts["dq"]["Q"], parts["dq"]["P"]
+  Q, P = tile["dq"].Q, tile["dq"].P
   queries = pl.BlockSpec((None, Q, None, K_), lambda i, b, h: (b, i, h, 0))
   rows = pl.BlockSpec((None, None, Q), lambda i, b, h: (b, h, i))
   dq, drow_scale = pl.pallas_call(
@@ -246,12 +256,12 @@ def backward(
     ),
     out_specs=[queries, rows],
     out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, H, T_), jnp.float32)],
-    compiler_params=_compiler_params(parts["dq"]),
+    compiler_params=_compiler_params(tile["dq"]),
     interpret=interpret,
     name="entropy_attention_dq" if dentropy_BxHxT is not None else "attention_dq",
   )(*operands)
 
-  P = parts["dkdv"]["P"]
+  P = tile["dkdv"].P
   keys = pl.BlockSpec((None, P, None, K_), lambda j, b, g: (b, j, g, 0))
   dk, dv = pl.pallas_call(
     dkdv_kernel,
@@ -265,7 +275,7 @@ def backward(
     ),
     out_specs=[keys, keys],
     out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
-    compiler_params=_compiler_params(parts["dkdv"]),
+    compiler_params=_compiler_params(tile["dkdv"]),
     interpret=interpret,
     name="entropy_attention_dkdv" if dentropy_BxHxT is not None else "attention_dkdv",
   )(*operands)
@@ -291,13 +301,19 @@ def _masked(s_QxP, first_row, first_key, keep_ref, keys, diagonal):
   return s_QxP
 
 
-def _scores(a_QxK, b_PxK):
-  return _product(a_QxK, b_PxK.T)
+def _scores(a_QxK, b_PxK, precision):
+  return _product(a_QxK, b_PxK.T, precision)
 
 
-def _product(a, b):
-  """Accumulated in float32; float32 operands are not rounded to tf32."""
-  return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+def _product(a, b, precision):
+  return jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _precision(dtype, interpret):
+  """Of float32 operands three tensor-core products: tf32 alone would lose half their digits."""
+  if dtype != jnp.float32:
+    return None
+  return jax.lax.Precision.HIGHEST if interpret else jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 def _padded(q, k, v, row_scale_HxT, keep_BxS, Q, P, causal):
@@ -321,4 +337,4 @@ def _present(*arrays):
 
 
 def _compiler_params(tile):
-  return plgpu.CompilerParams(num_warps=tile["warps"], num_stages=tile["stages"])
+  return plgpu.CompilerParams(num_warps=tile.warps, num_stages=tile.stages)

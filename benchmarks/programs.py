@@ -1,0 +1,37 @@
+"""What the text of a compiled program tells of its buffers and of what its devices send each other."""
+
+import re
+
+
+def shapes(text: str) -> set[tuple[int, ...]]:
+  """Of every array in the program, not of other views of one (`bitcast`)."""
+  lines = (line for line in text.splitlines() if " bitcast(" not in line)
+  found = (shape for line in lines for shape in re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]+)\]", line))
+  return {tuple(map(int, shape.split(","))) for shape in found}
+
+
+def square_buffers(text: str, T: int) -> list[tuple[int, ...]]:
+  """Arrays with two axes of whole multiples of T: an attention matrix. T must divide no other size of the model."""
+  return sorted(shape for shape in shapes(text) if sum(n % T == 0 for n in shape) > 1)
+
+
+def most_tokens(text: str, V: int) -> int:
+  """The most tokens that any array with an axis of the vocabulary holds; V must be no other size of the model."""
+  counts = [0]
+  for shape in shapes(text):
+    if V in shape:
+      size = 1
+      for n in shape:
+        size *= n
+      counts.append(size // V)
+  return max(counts)
+
+
+def gathered_in_attention(text: str, T: int) -> list[str]:
+  """Activations (an axis of whole multiples of T) that a device collects from others inside an attention block."""
+  found = []
+  for line in text.splitlines():
+    sent = re.search(r"= \(?\w+\[([\d,]+)\].* (all-gather|all-to-all|collective-permute)(-start)?\(", line)
+    if sent and "blocks.attend" in line and any(int(n) % T == 0 for n in sent[1].split(",")):
+      found.append(f"{sent[2]} [{sent[1]}]")
+  return found
