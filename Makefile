@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup run compare test test-slow test-aot lint aot
+.PHONY: setup run compare test test-slow test-aot lint aot bench-attention bench-train-step
 
 setup: .venv/installed
 
@@ -44,6 +44,18 @@ aot: .venv-aot/installed
 
 test-aot: .venv-aot/installed
 	.venv-aot/bin/python -m pytest -q -m slow tests/test_aot.py
+
+.venv-bench/installed: requirements.txt requirements-bench.txt
+	$(PYTHON) -m venv .venv-bench
+	@echo "installing requirements-bench.txt into .venv-bench (two minutes) …"
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
+bench-attention: .venv-bench/installed
+	.venv-bench/bin/python -m benchmarks.attention
+
+bench-train-step: .venv-bench/installed
+	.venv-bench/bin/python -m benchmarks.train_step
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

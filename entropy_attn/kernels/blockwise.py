@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 _ROWS = 128  # query rows of a block
 _SPANS = 8  # the blocks are cut into at most so many spans, each with its own range of keys: half the work if causal
-# Logits that are worked on at once. Measured on CPUs, where they should stay in the caches; elsewhere they should be
-# many enough to fill the machine.
-_LOGITS = {"cpu": 2**18}
-_LOGITS_ELSEWHERE = 2**25
+# Logits that are worked on at once, measured on CPUs: few enough for the caches, but where a sequence is short enough
+# for its chunks to cost more than they save. Elsewhere they should be many enough to fill the machine.
+_LOGITS_CPU, _LOGITS_CPU_SHORT, _LOGITS_ELSEWHERE = 2**18, 2**20, 2**25
+_SHORT = 128
 _MASKED = -1e20  # finite: its weight is exactly 0, and 0 times it too
 _LEAST_MAX = -5e19  # above _MASKED, so that a row without keys weighs nothing
 
@@ -41,15 +41,13 @@ def forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, mask, *, causal: boo
   plan = _Plan.of(q_BxTxHxK, k_BxSxGxK, causal)
 
   def chunk(operands):
-    pairs_N, q_NxRxTxK, row_scale_NxRxT, k_NxSxK, v_NxSxK = operands
+    pairs_N, q_NxRxTxK, k_NxSxK, v_NxSxK = operands
     spans = []
     for first, count, end in plan.spans:
       k, v = k_NxSxK[:, :end], v_NxSxK[:, :end]
 
       def block(i, k=k, v=v):
-        q_NxMxK = plan.merged(plan.block(q_NxRxTxK, i))
-        row_scale_NxMx1 = plan.merged(plan.block(row_scale_NxRxT, i))[..., None]
-        s_NxMxS = _dot("NMK,NSK->NMS", q_NxMxK, k) * row_scale_NxMx1
+        s_NxMxS = _dot("NMK,NSK->NMS", plan.merged(plan.block(q_NxRxTxK, i)), k)
         s_NxMxS = jnp.where(plan.keep(mask, pairs_N, i, k.shape[1]), s_NxMxS, _MASKED)
         m = jnp.maximum(jnp.max(s_NxMxS, axis=-1, keepdims=True), _LEAST_MAX)
         shifted = s_NxMxS - m
@@ -65,11 +63,8 @@ def forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, mask, *, causal: boo
       spans.append(jax.tree.map(plan.join, jax.lax.map(block, first + jnp.arange(count))))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=2), *spans)
 
-  row_scale_BxHxT = jnp.broadcast_to(row_scale_HxT, (plan.B, plan.H, plan.T))
-  out, lse, *entropy = jax.lax.map(
-    chunk,
-    (plan.pairs(), plan.queries(q_BxTxHxK), plan.rows(row_scale_BxHxT), plan.keys(k_BxSxGxK), plan.keys(v_BxSxGxK)),
-  )
+  q = plan.queries(_scaled(q_BxTxHxK, row_scale_HxT))
+  out, lse, *entropy = jax.lax.map(chunk, (plan.pairs(), q, plan.keys(k_BxSxGxK), plan.keys(v_BxSxGxK)))
   return plan.to_BxTxHxK(out), plan.to_BxHxT(entropy[0]) if with_entropy else None, plan.to_BxHxT(lse)
 
 
@@ -99,8 +94,6 @@ def backward(
     dq, dk, dv as q, k, v, and drow_scale [B, H, T].
   """
   plan = _Plan.of(q_BxTxHxK, k_BxSxGxK, causal)
-  row_scale_BxHxT = jnp.broadcast_to(row_scale_HxT, (plan.B, plan.H, plan.T))
-  scaled_q_BxTxHxK = (q_BxTxHxK * jnp.swapaxes(row_scale_BxHxT, 1, 2)[..., None]).astype(q_BxTxHxK.dtype)
 
   # The logits lie transposed, keys before rows: so each of the five products is one of untransposed matrices.
   def chunk(operands):
@@ -112,9 +105,9 @@ def backward(
       k, k_t, v = k_NxSxK[:, :end], k_NxKxS[..., :end], v_NxSxV[:, :end]
 
       def block(sums, i, k=k, k_t=k_t, v=v):
-        q, scaled_q, dout = (plan.merged(plan.block(x, i)) for x in queries)
-        row_scale, lse, delta, *dentropy = (plan.merged(plan.block(x, i))[:, None] for x in rows)
-        z = _dot("NSK,NMK->NSM", k, q) * row_scale - lse
+        q, dout = (plan.merged(plan.block(x, i)) for x in queries)
+        lse, delta, *dentropy = (plan.merged(plan.block(x, i))[:, None] for x in rows)
+        z = _dot("NSK,NMK->NSM", k, q) - lse
         z = jnp.where(jnp.swapaxes(plan.keep(mask, pairs_N, i, k.shape[1]), 1, 2), z, _MASKED)
         p = jnp.exp(z)
         ds = _dot("NSV,NMV->NSM", v, dout) - delta
@@ -123,7 +116,7 @@ def backward(
         ds = (p * ds).astype(k.dtype)
         dk, dv = sums
         dv = dv + _dot("NSM,NMV->NSV", p.astype(v.dtype), dout)
-        dk = dk + _dot("NSM,NMK->NSK", ds, scaled_q)
+        dk = dk + _dot("NSM,NMK->NSK", ds, q)
         return (dk, dv), _dot("NKS,NSM->NKM", k_t, ds)
 
       sums, dq = jax.lax.scan(block, (dk_NxSxK[:, :end], dv_NxSxV[:, :end]), first + jnp.arange(count))
@@ -131,8 +124,8 @@ def backward(
       spans.append(plan.join(jnp.swapaxes(dq, 2, 3)))
     return jnp.concatenate(spans, axis=2), dk_NxSxK, dv_NxSxV
 
-  rows = (row_scale_BxHxT, lse_BxHxT, delta_BxHxT) + (() if dentropy_BxHxT is None else (dentropy_BxHxT,))
-  queries = (q_BxTxHxK, scaled_q_BxTxHxK, dout_BxTxHxK)
+  rows = (lse_BxHxT, delta_BxHxT) + (() if dentropy_BxHxT is None else (dentropy_BxHxT,))
+  queries = (_scaled(q_BxTxHxK, row_scale_HxT), dout_BxTxHxK)
   dq, dk, dv = jax.lax.map(
     chunk,
     (
@@ -145,9 +138,8 @@ def backward(
   )
   dq_BxTxHxK = plan.to_BxTxHxK(dq)  # of the scaled queries
   drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK, axis=-1).swapaxes(1, 2)
-  dq_BxTxHxK = dq_BxTxHxK * jnp.swapaxes(row_scale_BxHxT, 1, 2)[..., None]
   return (
-    dq_BxTxHxK.astype(q_BxTxHxK.dtype),
+    _scaled(dq_BxTxHxK, row_scale_HxT).astype(q_BxTxHxK.dtype),
     plan.to_BxSxGxK(dk).astype(k_BxSxGxK.dtype),
     plan.to_BxSxGxK(dv).astype(v_BxSxGxK.dtype),
     drow_scale_BxHxT,
@@ -173,7 +165,9 @@ class _Plan:
     S, G = k_BxSxGxK.shape[1:3]
     blocks = math.ceil(T / _ROWS) if T > _ROWS else min(2, T)
     Q = math.ceil(T / blocks / 8) * 8 if T > 8 else T
-    logits = _LOGITS.get(jax.default_backend(), _LOGITS_ELSEWHERE)
+    logits = _LOGITS_CPU if S > _SHORT else _LOGITS_CPU_SHORT
+    if jax.default_backend() != "cpu":
+      logits = _LOGITS_ELSEWHERE
     most = max(2, logits // (Q * S * (H // G)))
     N = max(n for n in range(1, min(most, B * G) + 1) if B * G % n == 0)
     return cls(B, T, S, H, G, Q, N, causal)
@@ -252,9 +246,14 @@ class _Plan:
     return jnp.swapaxes(x_CxNxSxK.reshape(self.B, self.G, *x_CxNxSxK.shape[2:]), 1, 2)
 
 
+def _scaled(x_BxTxHxK, row_scale_HxT):
+  """Queries times their scale, in float32 (or float64): the logits are then a product alone."""
+  return x_BxTxHxK * row_scale_HxT.T[:, :, None]
+
+
 def _dot(subscripts, a, b):
   """A product accumulated in float32, or float64 for float64 operands."""
-  wide = jnp.promote_types(a.dtype, jnp.float32)
+  wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
   if jax.default_backend() == "cpu":  # whose compiler has no batched product of bfloat16 into float32
     a, b = a.astype(wide), b.astype(wide)
   return jnp.einsum(subscripts, a, b, preferred_element_type=wide)

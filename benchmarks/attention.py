@@ -1,0 +1,124 @@
+"""Attention forward and backward: each implementation with its entropy, against the same without and against others'.
+
+    make bench-attention     (PyTorch's row needs requirements-bench.txt, which it installs)
+
+GPT-2 small's heads (12 of 64), causal; float32 on a CPU, bfloat16 on an accelerator. Each figure is of a process of its
+own; time is the shortest of the calls, memory the peak above that of the imported library.
+"""
+
+import argparse
+import importlib
+import json
+import pathlib
+import sys
+
+from benchmarks import measure
+
+HEADS, WIDTH = 12, 64
+TOKENS = 1024  # a batch has as many sequences as make up at least so many
+LONGEST_MATERIALISED = 4096  # beyond it the matrices of one call are more than 10 GB
+ON_CPU = ("reference", "blockwise", "blockwise, no entropy", "torch sdpa, no entropy")
+ON_GPU = ("reference", "blockwise", "gpu", "gpu, no entropy", "cudnn, no entropy")
+ON_TPU = ("reference", "blockwise", "tpu", "tpu, no entropy", "jax.nn, no entropy")
+
+
+def one(name: str, T: int) -> dict:
+  """Seconds and bytes of one implementation, in this process."""
+  batch = max(1, TOKENS // T)
+  step = _torch_step(batch, T) if name.startswith("torch") else _jax_step(name, batch, T)
+  before = measure.peak_bytes()
+  return {"seconds": measure.seconds(step), "bytes": measure.peak_bytes() - before}
+
+
+def _jax_step(name, batch, T):
+  import jax
+  import jax.numpy as jnp
+
+  from entropy_attn import attention
+
+  dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+  keys = jax.random.split(jax.random.key(0), 5)
+  shape = (batch, T, HEADS, WIDTH)
+  q, k, v, dout = (jax.random.normal(key, shape, dtype) for key in keys[:4])
+  dentropy = jax.random.normal(keys[4], shape[:3])
+  kind, _, without = name.partition(", ")
+
+  @jax.jit
+  def step(q, k, v, dout, dentropy):
+    if kind in ("cudnn", "jax.nn"):
+      attend = lambda q, k, v: jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, implementation="cudnn" if kind == "cudnn" else None
+      )
+      out, vjp = jax.vjp(attend, q, k, v)
+      return out, vjp(dout)
+    if without:
+      return _without_entropy(kind, q, k, v, dout)
+    attend = lambda q, k, v: attention.dot_product_attention(q, k, v, implementation=kind)
+    out, vjp = jax.vjp(attend, q, k, v)
+    return out, vjp((dout, dentropy))
+
+  return lambda: jax.block_until_ready(step(q, k, v, dout, dentropy))
+
+
+def _without_entropy(kind, q, k, v, dout):
+  """The kernel's own code less its entropy."""
+  import jax.numpy as jnp
+
+  module = importlib.import_module(f"entropy_attn.kernels.{kind}")
+  row_scale_HxT = jnp.full((HEADS, q.shape[1]), WIDTH**-0.5)
+  out, _, lse = module.forward(q, k, v, row_scale_HxT, None, causal=True, with_entropy=False)
+  delta_BxTxH = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+  delta_BxHxT = jnp.swapaxes(delta_BxTxH, 1, 2)
+  return out, module.backward(q, k, v, row_scale_HxT, None, lse, dout, delta_BxHxT, None, causal=True)
+
+
+def _torch_step(batch, T):
+  import torch
+
+  q, k, v = (torch.randn(batch, HEADS, T, WIDTH, requires_grad=True) for _ in range(3))
+  dout = torch.randn(batch, HEADS, T, WIDTH)
+
+  def step():
+    torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).backward(dout)
+    q.grad = k.grad = v.grad = None
+
+  return step
+
+
+def main(lengths: list[int], rounds: int, path: pathlib.Path | None) -> None:
+  import jax
+
+  names = {"gpu": ON_GPU, "tpu": ON_TPU}.get(jax.default_backend(), ON_CPU)
+  cases = [(n, str(T)) for T in lengths for n in names if n != "reference" or T <= LONGEST_MATERIALISED]
+  results = measure.in_turns("benchmarks.attention", cases, rounds)
+  yardstick = next(name for name in reversed(names) if name.split(",")[0] in ("torch sdpa", "cudnn", "jax.nn"))
+  rows = []
+  for T in lengths:
+    for name in names:
+      found = results.get((name, str(T)))
+      if found is None:
+        continue
+      if "error" in found:
+        rows.append([f"{T:,}", name, found["error"], "", ""])
+        continue
+      than = results[(yardstick, str(T))].get("seconds")
+      ratio = f"{found['seconds'] / than:.2f}" if than else ""
+      rows.append([f"{T:,}", name, f"{found['seconds'] * 1e3:.1f}", ratio, f"{found['bytes'] / 2**20:,.0f}"])
+  print(f"{measure.machine()}; {HEADS} heads of {WIDTH}, {TOKENS:,} tokens or one sequence\n")
+  print(measure.table(["T", "implementation", "ms", f"against {yardstick}", "MiB"], rows))
+  if path:
+    figures = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
+    path.write_text(json.dumps({"machine": measure.machine(), "figures": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--lengths", default="128,512,2048,8192", help="T, separated by commas")
+  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--json", type=pathlib.Path, help="writes the same figures there")
+  parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if arguments.one:
+    print(json.dumps(one(arguments.one[0], int(arguments.one[1]))))
+    sys.exit()
+  main([int(T) for T in arguments.lengths.split(",")], arguments.rounds, arguments.json)

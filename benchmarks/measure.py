@@ -1,0 +1,71 @@
+"""How the benchmarks measure: each figure in a process of its own, rivals taking turns, the quietest turn counts."""
+
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+
+
+def seconds(step, *, at_least: float = 2.0, times: int = 3) -> float:
+  """The shortest of several calls of step(), which must wait for its result; the first is not counted."""
+  step()
+  best, started = float("inf"), time.perf_counter()
+  while times > 0 or time.perf_counter() - started < at_least:
+    before = time.perf_counter()
+    step()
+    best = min(best, time.perf_counter() - before)
+    times -= 1
+  return best
+
+
+def peak_bytes() -> int:
+  """Of this process: on an accelerator its memory, else the resident set."""
+  if "jax" in sys.modules:
+    stats = sys.modules["jax"].devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+      return stats["peak_bytes_in_use"]
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def in_turns(module: str, cases: list[tuple[str, ...]], rounds: int) -> dict[tuple[str, ...], dict]:
+  """Runs `python -m module --one CASE…` for every case, `rounds` times in turn; keeps each case's fastest.
+
+  A case that fails (out of memory, say) is {"error": its last line}, and not tried again.
+  """
+  best: dict[tuple[str, ...], dict] = {}
+  for turn in range(rounds):
+    for case in cases:
+      if "error" in best.get(case, {}):
+        continue
+      print(f"{module} {' '.join(case)} ({turn + 1}/{rounds}) …", file=sys.stderr, flush=True)
+      done = subprocess.run([sys.executable, "-m", module, "--one", *case], capture_output=True, text=True, check=False)
+      if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"]
+        best[case] = {"error": lines[-1][:200]}
+        continue
+      figures = json.loads(done.stdout.strip().splitlines()[-1])
+      if case not in best or figures["seconds"] < best[case]["seconds"]:
+        best[case] = figures
+  return best
+
+
+def machine() -> str:
+  """What this ran on, in words."""
+  import jax
+
+  device = jax.devices()[0]
+  if device.platform != "cpu":
+    return f"{jax.device_count()} × {device.device_kind}"
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+  return f"{len(os.sched_getaffinity(0))} cores of {(names or [platform.processor()])[0]}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+  """In Markdown."""
+  lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,173 @@
+"""A whole training step of GPT-2 small, regulariser on and off, against PyTorch's with the regulariser as published.
+
+    make bench-train-step     (PyTorch's rows need requirements-bench.txt, which it installs)
+
+Both train Hugging Face's GPT-2 small (LayerNorm, GELU, 12 layers, 12 heads) with AdamW on random tokens; float32 on a
+CPU, bfloat16 on an accelerator. Each figure is of a process of its own: tokens a second of the fastest step, and the
+peak memory of the whole process. The regulariser's cost is the median ratio of steps with and without it, in turns in
+one process.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+from benchmarks import measure
+
+# Context length, vocabulary, and sequences a step: on a CPU, on an accelerator.
+CASES = {"128": (50_000, 8, 128), "512": (16_384, 2, 64), "2048": (16_384, 1, 16)}
+LONGEST = {"32768": (16_384, 1, 1)}  # on an accelerator only
+OURS = ("regulariser", "no regulariser", "regulariser, reference")
+TORCH = ("torch, published regulariser", "torch, no regulariser")
+COST = "cost of the regulariser"
+PAIRS = 8
+
+
+def one(name: str, T: str) -> dict:
+  """The figures of one row, in this process."""
+  if name == COST:
+    return _cost(T)
+  step, tokens, best = _torch_step(name, T) if name.startswith("torch") else _jax_step(name, T)
+  took = measure.seconds(step, times=2)
+  figures = {"seconds": took, "tokens_per_second": tokens / took, "bytes": measure.peak_bytes()}
+  return figures | ({"mfu": tokens / took / best} if best else {})
+
+
+def _cost(T: str) -> dict:
+  """The regulariser's part of a step: ratios of neighbouring steps, so that a slow spell slows both."""
+  on, off = (_jax_step(name, T)[0] for name in OURS[:2])
+  on(), off()
+  pairs = []
+  for _ in range(PAIRS):
+    times = []
+    for step in (on, off):
+      before = time.perf_counter()
+      step()
+      times.append(time.perf_counter() - before)
+    pairs.append(times[0] / times[1])
+  return {"seconds": 0.0, "ratios": pairs, "cost": statistics.median(pairs) - 1}
+
+
+def _jax_step(name: str, T: str):
+  """The step, its tokens, and the tokens a second of a chip at its peak (None: unknown)."""
+  import jax
+  import numpy as np
+
+  from entropy_attn import config, flops, sharding
+  from entropy_attn.optimizer import make_optimizer
+  from entropy_attn.train_step import init_state, trace_train_step
+
+  vocabulary, on_cpu, elsewhere = (CASES | LONGEST)[T]
+  here = jax.default_backend() == "cpu"
+  c = config.codeparrot()
+  c.model.update(context_length=int(T), max_positions=int(T), vocab_size=vocabulary, embedding_dropout=0.0)
+  c.model.update(dtype="float32" if here else "bfloat16", attention="reference" if "reference" in name else "auto")
+  c.regularizer.weight = 0.0 if name.startswith("no") else 1e-5
+  c.train.update(batch_size=on_cpu if here else elsewhere, accumulation=1)
+  c.eval.batch_size = c.train.batch_size
+  c.mesh.data = 1
+  config.validate(c)
+  mesh = sharding.make_mesh(c, jax.devices()[:1])
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, vocabulary, (c.train.batch_size, int(T) + 1), np.int32)
+  batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones(tokens[:, 1:].shape, np.float32)}
+  with jax.set_mesh(mesh):
+    state = jax.jit(lambda: init_state(c, make_optimizer(c)))()
+    program = trace_train_step(c, mesh).lower().compile()
+    batch = sharding.put_batch(batch, mesh)
+
+  def step():
+    nonlocal state
+    with jax.set_mesh(mesh):
+      state, metrics = program(state, batch)
+      jax.block_until_ready(metrics)
+
+  peak = flops.peak_flops(jax.devices()[0].device_kind)
+  return step, batch["inputs"].size, peak and peak / flops.training_flops_per_token(c.model)
+
+
+def _torch_step(name: str, T: str):
+  import torch
+  import transformers
+
+  vocabulary, batch_size, _ = CASES[T]
+  regularised = "published" in name
+  torch.manual_seed(0)
+  model = transformers.GPT2LMHeadModel(
+    transformers.GPT2Config(
+      vocab_size=vocabulary, n_positions=int(T), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+      attn_implementation="eager" if regularised else "sdpa",
+    )
+  )  # fmt: skip
+  layers, heads = model.config.n_layer, model.config.n_head
+  thresholds = torch.nn.Parameter(torch.full((layers, heads), 0.5))
+  optimizer = torch.optim.AdamW([*model.parameters(), thresholds], lr=1e-3, weight_decay=0.1)
+  tokens = torch.randint(0, vocabulary, (batch_size, int(T) + 1))
+  ceiling, gamma, weight = torch.log(torch.tensor(float(T))), 0.2, 1e-5
+
+  def penalty(attentions):
+    total = 0.0
+    for layer, attention_BxHxTxT in enumerate(attentions):
+      entropy_BxHxT = -(attention_BxHxTxT * torch.log(attention_BxHxTxT + 1e-9)).sum(-1)
+      of_layer = 0.0
+      for head in range(heads):
+        delta = entropy_BxHxT[:, head] - thresholds[layer, head] * ceiling
+        of_layer = of_layer + torch.where(delta.abs() > gamma * ceiling, delta**2, 0).sum()
+      total = total + of_layer / heads
+    return total / layers
+
+  def step():
+    out = model(tokens[:, :-1], output_attentions=regularised)
+    loss = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
+    if regularised:
+      loss = loss + weight * penalty(out.attentions)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+  return step, batch_size * int(T), None
+
+
+def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
+  import jax
+
+  names = [*OURS, COST] + (list(TORCH) if jax.default_backend() == "cpu" else [])
+  cases = [(name, T) for T in lengths for name in names]
+  results = measure.in_turns("benchmarks.train_step", cases, rounds)
+  rows = []
+  for T in lengths:
+    for name in names:
+      found = results[name, T]
+      if "error" in found:
+        rows.append([T, name, found["error"], "", "", ""])
+      elif name == COST:
+        rows.append([T, name, f"{100 * found['cost']:+.1f} %", "", "", ""])
+      else:
+        published = results.get((TORCH[0], T), {})
+        ratios = [
+          f"{found[key] / published[key]:.2f}" if key in published else "" for key in ("tokens_per_second", "bytes")
+        ]
+        speed = f"{found['tokens_per_second']:,.0f}" + (f" (MFU {100 * found['mfu']:.0f} %)" if "mfu" in found else "")
+        rows.append([T, name, speed, ratios[0], f"{found['bytes'] / 2**20:,.0f}", ratios[1]])
+  print(f"{measure.machine()}; GPT-2 small\n")
+  print(measure.table(["T", "step", "tokens/s", "× published", "peak MiB", "× published"], rows))
+  if path:
+    figures = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
+    path.write_text(json.dumps({"machine": measure.machine(), "figures": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--lengths", default=",".join(CASES), help=f"T, of {', '.join(CASES | LONGEST)}")
+  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--json", type=pathlib.Path, help="writes the same figures there")
+  parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+  arguments = parser.parse_args()
+  if arguments.one:
+    print(json.dumps(one(*arguments.one)))
+    sys.exit()
+  main(arguments.lengths.split(","), arguments.rounds, arguments.json)
