@@ -7,6 +7,7 @@ import oracles
 import pytest
 
 import entropy_attn
+from entropy_attn import attention
 
 
 def random_qkv(rng, B=2, T=7, H=4, K=8, G=None):
@@ -17,16 +18,17 @@ def random_qkv(rng, B=2, T=7, H=4, K=8, G=None):
   )
 
 
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
 @settings(deadline=None, max_examples=20)
 @given(shape=st.sampled_from([(1, 1, 1, 1), (2, 9, 3, 4), (1, 6, 2, 8)]), causal=st.booleans(),
        log_t=st.floats(-2, 2), seed=st.integers(0, 2**31))  # fmt: skip
-def test_out_and_entropy_equal_the_row_by_row_oracle(shape, causal, log_t, seed):
+def test_out_and_entropy_equal_the_row_by_row_oracle(implementation, shape, causal, log_t, seed):
   rng = np.random.default_rng(seed)
   q, k, v = random_qkv(rng, *shape)
   t = 10**log_t * rng.uniform(0.5, 2, (shape[2], shape[1]))
   with jax.enable_x64():
     out, value = entropy_attn.dot_product_attention(
-      *map(jnp.asarray, (q, k, v)), temperature=jnp.asarray(t), causal=causal
+      *map(jnp.asarray, (q, k, v)), temperature=jnp.asarray(t), causal=causal, implementation=implementation
     )
   expected_out, expected_entropy = oracles.attention(q, k, v, t, causal)
   np.testing.assert_allclose(out, expected_out, atol=1e-9)
@@ -43,7 +45,8 @@ def test_out_equals_jax_nn_with_masks_and_key_groups(groups, causal):
   np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal), atol=1e-5)
 
 
-def test_gradients_of_both_outputs_equal_float64_finite_differences():
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_gradients_of_both_outputs_equal_float64_finite_differences(implementation):
   rng = np.random.default_rng(1)
   q, k, v = random_qkv(rng, B=1, T=5, H=2, K=3)
   t = rng.uniform(0.5, 2, (2, 5))
@@ -54,7 +57,7 @@ def test_gradients_of_both_outputs_equal_float64_finite_differences():
     return (out * out_weight).sum() + (value * entropy_weight).sum()
 
   def ours(q, k, v, t):
-    out, value = entropy_attn.dot_product_attention(q, k, v, temperature=t)
+    out, value = entropy_attn.dot_product_attention(q, k, v, temperature=t, implementation=implementation)
     return (out * out_weight).sum() + (value * entropy_weight).sum()
 
   inputs = [q, k, v, t]
@@ -105,3 +108,88 @@ def test_misfits_raise():
     entropy_attn.dot_product_attention(x, x[:, :, :4], x[:, :, :4])
   with pytest.raises(ValueError, match="do not fit together"):
     entropy_attn.dot_product_attention(x, x[..., :4], x)
+  with pytest.raises(ValueError, match="mask float32.* is not boolean and broadcastable to .1, 6, 4, 4."):
+    entropy_attn.dot_product_attention(x, x, x, mask=jnp.ones((4, 4)))
+  with pytest.raises(ValueError, match="mask bool.3, 4."):
+    entropy_attn.dot_product_attention(x, x, x, mask=jnp.ones((3, 4), bool))
+  with pytest.raises(ValueError, match="needs four axes"):
+    entropy_attn.dot_product_attention(x, x[0], x[0])
+
+
+def both(implementation, q, k, v, **options):
+  """(out, entropy) and the gradients of a random functional of them."""
+
+  def run(q, k, v):
+    out, entropy = entropy_attn.dot_product_attention(q, k, v, implementation=implementation, **options)
+    weights = (jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) for x in (out, entropy))
+    return sum(jnp.sum(x * w) for x, w in zip((out, entropy), weights, strict=True)), (out, entropy)
+
+  grads, outs = jax.grad(run, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+  return *outs, *grads
+
+
+def assert_same(a, b, atol=2e-5):
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_allclose(x, y, atol=atol)
+
+
+MASK_SHAPES = [(2, 4, 150, 150), (1, 1, 150, 150), (2, 1, 150, 150), (1, 4, 150, 150), (2, 4, 1, 150), (2, 1, 1, 150)]
+MASK_SHAPES += [(1, 1, 150, 1), (150, 150), (4, 1, 150)]
+
+
+@pytest.mark.parametrize("shape", MASK_SHAPES)
+@pytest.mark.parametrize("causal", [True, False])
+def test_blockwise_takes_every_mask_that_broadcasts(shape, causal):
+  rng = np.random.default_rng(5)
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(rng, T=150, G=2))
+  options = {"mask": jnp.asarray(rng.random(shape) < 0.6), "causal": causal}
+  assert_same(both("blockwise", q, k, v, **options), both("reference", q, k, v, **options))
+
+
+def test_values_of_another_width_and_queries_of_another_length():
+  rng = np.random.default_rng(6)
+  q, k, v = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((1, 5, 4, 8), (1, 140, 2, 8), (1, 140, 2, 3)))
+  assert_same(both("blockwise", q, k, v, causal=False), both("reference", q, k, v, causal=False))
+
+
+def test_arrays_without_a_batch_are_as_a_batch_of_one():
+  q, k, v = (jnp.asarray(x[0], jnp.float32) for x in random_qkv(np.random.default_rng(7), G=2))
+  out, entropy = entropy_attn.dot_product_attention(q, k, v)
+  batched = entropy_attn.dot_product_attention(q[None], k[None], v[None])
+  assert_same((out, entropy), (batched[0][0], batched[1][0]))
+  np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v, is_causal=True), atol=1e-5)
+
+
+def test_it_can_be_mapped_over():
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(8)))
+  mapped = jax.vmap(lambda *x: entropy_attn.dot_product_attention(*x, implementation="blockwise"))(q, k, v)
+  assert_same(mapped, entropy_attn.dot_product_attention(q, k, v, implementation="reference"))
+
+
+@pytest.mark.parametrize("implementation", ["gpu", "tpu"])
+@pytest.mark.parametrize(
+  "reason,dtype,options",
+  [
+    ("operands of float16, float32", jnp.float16, {}),
+    ("a mask of shape .1, 1, 9, 9., with an axis of heads or queries", jnp.float32, {"mask": np.tri(9, dtype=bool)}),
+    ("is for .PUs; here 'blockwise' runs", jnp.float32, {}),
+  ],
+)
+def test_what_a_kernel_cannot_take_goes_to_blockwise_and_is_said_once(implementation, reason, dtype, options):
+  attention._warn_once.cache_clear()
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(9), T=9))
+  q = q.astype(dtype)
+  with pytest.warns(UserWarning, match=reason) as said:
+    first = entropy_attn.dot_product_attention(q, k, v, implementation=implementation, **options)
+    entropy_attn.dot_product_attention(q, k, v, implementation=implementation, **options)
+  assert len(said) == 1
+  assert_same(first, entropy_attn.dot_product_attention(q, k, v, implementation="blockwise", **options))
+
+
+def test_auto_here_is_blockwise_and_says_nothing(recwarn):
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(10)))
+  text = jax.jit(entropy_attn.dot_product_attention).lower(q, k, v).as_text()
+  assert text == jax.jit(lambda q_BxTxHxK, k_BxSxHxK, v_BxSxHxK: entropy_attn.dot_product_attention(
+    q_BxTxHxK, k_BxSxHxK, v_BxSxHxK, implementation="blockwise"
+  )).lower(q, k, v).as_text().replace("jit__lambda", "jit_dot_product_attention")  # fmt: skip
+  assert not recwarn.list
