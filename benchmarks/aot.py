@@ -162,6 +162,7 @@ def _kernels(dump: pathlib.Path) -> list[Kernel]:
 
 
 KERNEL_CASES = [(64, "bfloat16"), (128, "bfloat16"), (256, "bfloat16"), (64, "float32"), (128, "float32")]
+WIDEST = {"h100": [("bfloat16", 256), ("float32", 128)], "v5e": [("bfloat16", 512), ("float32", 384)]}
 STEP_CASES = [(512, 32), (2048, 8), (32768, 1)]
 
 
@@ -196,6 +197,11 @@ def report() -> dict:
         for backward in (False, True):
           compiled = attention(chip, 1, T, 12, 4, 64, dtype, backward=backward, keep=T == 1000)
           add(chip, f"attention, {dtype}, {'backward' if backward else 'forward'}", T, compiled)
+    for dtype, K in WIDEST[chip]:
+      for backward in (False, True):
+        with jax.default_matmul_precision("highest"):  # what some users set: nothing to these kernels
+          compiled = attention(chip, 1, 2048, 4, 2, K, dtype, backward=backward, keep=True)
+        add(chip, f"attention, {dtype}, width {K}, {'backward' if backward else 'forward'}", 2048, compiled)
     for T, batch_size in STEP_CASES:
       add(chip, f"training step, batch {batch_size}", T, train_step(chip, T=T, batch_size=batch_size))
     add(chip, "training step, batch 32, on data 2 × fsdp 2 × tensor 2", 512,

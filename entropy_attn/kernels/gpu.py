@@ -312,7 +312,7 @@ def _product(a, b, precision):
 def _precision(dtype, interpret):
   """Of float32 operands three tensor-core products: tf32 alone would lose half their digits."""
   if dtype != jnp.float32:
-    return None
+    return jax.lax.Precision.DEFAULT  # not None: jax_default_matmul_precision is not for these
   return jax.lax.Precision.HIGHEST if interpret else jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 

@@ -19,7 +19,7 @@ _MASKED = -1e20  # finite: its weight is exactly 0, and 0 times it too
 _LEAST_MAX = -5e19  # above _MASKED, so that a row without keys weighs nothing
 _LANES = 128
 _TILE = 512  # rows and keys of a tile: a few of float32, 1 MiB each, fit the vector memory beside the operands
-_WIDEST = 512
+_WIDEST = {"bfloat16": 512, "float32": 384}  # the head width whose tiles still fit it (v4 … v6e, benchmarks/aot.py)
 
 
 def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK) -> str | None:
@@ -29,8 +29,9 @@ def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK) -> str | None:
     return f"operands of {', '.join(sorted(dtypes))}"
   if v_BxSxGxK.shape[-1] != k_BxSxGxK.shape[-1]:
     return f"values of width {v_BxSxGxK.shape[-1]} with keys of width {k_BxSxGxK.shape[-1]}"
-  if k_BxSxGxK.shape[-1] > _WIDEST:
-    return f"a head width of {k_BxSxGxK.shape[-1]}, more than {_WIDEST}"
+  widest = _WIDEST[k_BxSxGxK.dtype.name]
+  if k_BxSxGxK.shape[-1] > widest:
+    return f"{k_BxSxGxK.dtype} heads of width {k_BxSxGxK.shape[-1]}, more than {widest}"
   return None
 
 
@@ -310,8 +311,8 @@ def _nn(a, b):
 
 
 def _dot(a, b, contracting):
-  # One pass of bfloat16 is not float32's product.
-  precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+  # One pass of bfloat16 is not float32's product; bfloat16's own is, whatever jax_default_matmul_precision asks.
+  precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
   return jax.lax.dot_general(a, b, (contracting, ((), ())), precision=precision, preferred_element_type=jnp.float32)
 
 
