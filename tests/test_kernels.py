@@ -1,6 +1,6 @@
 """Every fused implementation against the float64 reference: outputs and all gradients, over the space of inputs.
 
-The Pallas kernels run here in interpret mode; tests/test_compiled.py compiles them for the chips.
+The Pallas kernels run here in interpret mode; tests/test_aot.py compiles them for the chips.
 """
 
 from hypothesis import example, given, settings
