@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup run compare test test-slow test-aot lint aot bench-attention bench-train-step
+.PHONY: setup setup-private run compare test test-slow test-aot lint aot bench-attention bench-train-step
 
 setup: .venv/installed
 
@@ -20,16 +20,22 @@ setup: .venv/installed
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@ .venv/installed
 
+setup-private: .venv/installed-private
+
+.venv/installed-private: requirements-private.txt .venv/installed
+	$(INSTALL) --no-deps -r requirements-private.txt
+	@touch $@
+
 run: .venv/installed
 	$(PY) -m entropy_attn.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 compare: .venv/installed
 	$(PY) -m entropy_attn.study --study=configs/studies/compare.py --workdir=runs/compare
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/installed-private
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-test-slow: .venv/installed-dev
+test-slow: .venv/installed-dev .venv/installed-private
 	$(PY) -m pytest -q -m slow
 
 # Compilers of chips that are not here have an environment of their own: jax would look for the chips.

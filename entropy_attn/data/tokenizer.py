@@ -30,6 +30,7 @@ class Tokenizer:
     vocab_size: ids are in [0, vocab_size).
     end_id: the end-of-text token, or None where the vocabulary has none.
     fingerprint: 16 hex digits of its file's content.
+    file: the name and content of one file that opens as this tokenizer.
     encode_batch: texts → lists of ids, without special tokens.
     decode: ids → text.
   """
@@ -37,6 +38,7 @@ class Tokenizer:
   vocab_size: int
   end_id: int | None
   fingerprint: str
+  file: tuple[str, bytes]
   encode_batch: Callable[[list[str]], list[list[int]]]
   decode: Callable[[Sequence[int]], str]
 
@@ -168,6 +170,7 @@ def _wrap(tokenizer: tokenizers.Tokenizer, content: bytes) -> Tokenizer:
     vocab_size=tokenizer.get_vocab_size(),
     end_id=next((end for end in ends if end is not None), None),
     fingerprint=hashlib.blake2b(content, digest_size=8).hexdigest(),
+    file=("tokenizer.json", tokenizer.to_str().encode()),
     encode_batch=encode_batch,
     decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False),
   )
@@ -185,6 +188,7 @@ def _sentencepiece(path: pathlib.Path) -> Tokenizer:
     vocab_size=model.GetPieceSize(),
     end_id=next((pieces[name] for name in _END_NAMES if name in pieces), None),
     fingerprint=hashlib.blake2b(content, digest_size=8).hexdigest(),
+    file=("tokenizer.model", content),
     encode_batch=lambda texts: model.Encode(texts, out_type=int),
     decode=lambda ids: model.Decode([int(i) for i in ids]),
   )
