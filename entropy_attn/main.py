@@ -14,6 +14,7 @@ import jax
 
 from entropy_attn import cli, evaluate, summary
 from entropy_attn import train as train_lib
+from entropy_attn.private import cost
 from entropy_attn.report import figures
 
 _CONFIG = cli.define_config()
@@ -46,6 +47,7 @@ def main() -> None:
   if jax.process_index() == 0:
     if _MODE.value == "train":
       figures.write_run_figures(workdir)
+      result = cost.add_to_summary(workdir, config, result)
     cli.write_json(_JSON.value, result)
     print(summary.table(result))
 

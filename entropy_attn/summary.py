@@ -35,6 +35,8 @@ def table(summary: Mapping) -> str:
     observed = np.nanmax(np.asarray(summary["entropy_LxH"], float))
     rows.append(("", f"{percent(summary['head_shares_observed_max'])}  (Max {observed:.2f}, the largest observed)"))
     rows.append(("non-finite rows", str(int(np.sum(summary["nonfinite_rows_L"])))))
+  if summary.get("private_inference"):
+    rows.append(("private inference", private_inference(summary["private_inference"])))
   rows.append(("time", times(summary)))
   return "\n".join(f"{name:<18}{value}" for name, value in rows)
 
@@ -65,6 +67,14 @@ def shorten(names: Sequence[str], most: int = 8) -> str:
   """The names, or the first of them and how many more."""
   more = f" and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(names[:most]) + more
+
+
+def private_inference(cost: Mapping) -> str:
+  """What private.cost predicts of one inference."""
+  lines = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in cost["latency_seconds"].items())
+  return (
+    f"{cost['total_bytes'] / 1e9:.3f} GB, {cost['rounds']:,.0f} rounds for {cost['length']} tokens; {lines} (predicted)"
+  )
 
 
 def times(summary: Mapping) -> str:
