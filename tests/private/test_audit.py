@@ -1,0 +1,108 @@
+"""The audit: published figures next to predictions and recorded runs, and nothing invented between them."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from entropy_attn.errors import UserError
+from entropy_attn.private import audit, cost, published
+from entropy_attn.private import spec as spec_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+BY_NAME = {(row.table, row.model): row for row in published.ROWS}
+SCFUFFN = BY_NAME[3, "SM+ScFuFFN"]
+
+
+@pytest.fixture(scope="module")
+def result():
+  return audit.audit([])
+
+
+def recorded(row, kind="ours", **changes):
+  config = audit.config_of(row)
+  transforms = dataclasses.asdict(spec_lib.transforms_for(config.model, audit.KINDS[kind]))
+  run = dict.fromkeys(audit._MEASURED, 1) | {"config": {"model": config.model.to_dict()}, "length": row.length}
+  return run | {"transforms": transforms, "total_bytes": 1.5e9, "measured_layers": 2, "num_layers": 12} | changes
+
+
+def test_each_row_of_four_tables_is_there():
+  assert [(row.table, row.length, row.layers) for row in published.ROWS[::4]] == [
+    (3, 128, 12), (4, 512, 12), (7, 256, 12), (8, 128, 18),
+  ]  # fmt: skip
+  assert (SCFUFFN.gigabytes, SCFUFFN.minutes) == (6.43, 4.76)
+  assert BY_NAME[4, "SM+LN+G"].gigabytes == 145.24 and BY_NAME[8, "SM+LN+R"].minutes == 8.04
+
+
+@pytest.mark.parametrize("row", published.ROWS[:4], ids=lambda row: row.model)
+def test_the_ladder_goes_from_stock_to_ours_without_a_gap(row):
+  steps, config = audit.ladder(row), audit.config_of(row)
+  for end, text in ((0, "stock"), (-1, "")):
+    whole = cost.of_config(config, spec_lib.transforms_for(config.model, text), row.length)
+    assert steps[end]["total_bytes"] == pytest.approx(whole["total_bytes"])
+  saved = sum(step["saved_bytes"] for step in steps)
+  assert saved == pytest.approx(steps[0]["total_bytes"] - steps[-1]["total_bytes"])
+
+
+def test_published_latencies_are_shorter_than_their_own_bytes_take(result):
+  rows = result["rows"]
+  assert all(row["minutes_at_100_megabits"] > row["minutes"] for row in rows)
+  both = [(row["table"], row["model"]) for row in rows if row["minutes_at_100_megabits"] / 2 > row["minutes"]]
+  assert len(both) == 12 and (3, "SM+LN+G") in both  # even with both directions at once
+  assert "all 16 published latencies are shorter" in audit.text(result)
+  assert "12 even where both directions run at once" in audit.text(result)
+
+
+def test_a_published_gelu_costs_the_same_in_every_table(result):
+  published_ = [row["published"] for row in result["gelu_bytes_an_element"]]
+  assert max(published_) - min(published_) < 4
+  assert all(row["ours"] < row["published"] / 5 for row in result["gelu_bytes_an_element"])
+
+
+def test_ours_costs_less_than_published_and_than_stock_in_every_row(result):
+  for row in result["rows"]:
+    assert row["ours"]["total_bytes"] < min(row["gigabytes"] * 1e9, row["stock"]["total_bytes"]) / 2
+
+
+def test_a_recorded_run_goes_to_its_own_row_alone():
+  run = recorded(SCFUFFN)
+  assert audit.find_run([run], SCFUFFN, "ours") is run
+  assert audit.find_run([run, recorded(SCFUFFN, total_bytes=2e9)], SCFUFFN, "ours")["total_bytes"] == 2e9
+  assert audit.find_run([run], SCFUFFN, "stock") is None
+  for other in (BY_NAME[7, "SM+ScFuFFN"], BY_NAME[8, "SM+ScFuFFN"], BY_NAME[3, "SM+LN+R"]):
+    assert audit.find_run([run], other, "ours") is None
+
+
+def test_engine_runs_stand_in_the_table(tmp_path):
+  (tmp_path / "one.json").write_text(json.dumps(recorded(SCFUFFN, total_bytes=1.23e9)))
+  text = audit.text(audit.audit(audit.measured_runs([tmp_path])))
+  line = next(line for line in text.splitlines() if line.startswith("3 ") and " SM+ScFuFFN " in line)
+  assert "1.23" in line and "2 of 12 layers run" in text
+
+
+def test_a_file_that_is_no_profile_is_named(tmp_path):
+  (tmp_path / "x.json").write_text("{}")
+  with pytest.raises(UserError, match="x.json is no profile"):
+    audit.measured_runs([tmp_path])
+
+
+def test_the_command_prints_and_writes_all(tmp_path):
+  command = [
+    sys.executable,
+    "-m",
+    "entropy_attn.private.audit",
+    f"--workdir={tmp_path}",
+    f"--json={tmp_path / 'a.json'}",
+  ]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / "audit.json").read_text())
+  assert found == json.loads((tmp_path / "a.json").read_text()) and len(found["rows"]) == 16
+  assert "145.24" in done.stdout and "MB/s it would take" in done.stdout
+  for name in ("bytes.png", "latency.png"):
+    assert (tmp_path / name).stat().st_size > 20_000
+  done = subprocess.run(command[:3], cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 2 and "error: --workdir=DIR is missing" in done.stderr
