@@ -50,15 +50,25 @@ class Connection:
   Args:
     sock: connected, from `sockets`.
     timeout: seconds without any sign of the peer after which it counts as lost.
+    patience: seconds without a message of the engine, while one is awaited, after which it counts as lost: its process
+      lives, its computation does not. One product takes 30 s at GPT-2 small's size on two cores.
     rtt: seconds of round-trip time to imitate; both parties must.
     bandwidth: bytes a second of each direction to imitate; None: what there is.
   """
 
-  def __init__(self, sock: socket.socket, *, timeout: float = 30.0, rtt: float = 0.0, bandwidth: float | None = None):
+  def __init__(
+    self,
+    sock: socket.socket,
+    *,
+    timeout: float = 30.0,
+    patience: float = 900.0,
+    rtt: float = 0.0,
+    bandwidth: float | None = None,
+  ):
     sock.settimeout(None)
     with contextlib.suppress(OSError):  # a pair of local sockets has no such option
       sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    self.timeout = timeout
+    self.timeout, self._patience = timeout, patience
     self._sock, self._delay, self._bandwidth = sock, rtt / 2, bandwidth
     self._lost: str | None = None
     self._closing = self._peer_done = False
@@ -114,7 +124,10 @@ class Connection:
     """
     link, thread = key.split(":", 1)[0], threading.get_ident()
     with self._changed:
-      self._changed.wait_for(lambda: self._boxes.get(key) or self._lost or self._peer_done)
+      came = lambda: self._boxes.get(key) or self._lost or self._peer_done
+      while not self._changed.wait_for(came, timeout=self._patience):
+        if time.monotonic() - self._engine_heard > self._patience:
+          self.fail(f"it lives, but has computed nothing for {self._patience:.0f} s")
       box = self._boxes.get(key)
       if not box:
         raise PeerLost(self._lost or "it closed the connection")
@@ -137,11 +150,6 @@ class Connection:
   def lost(self) -> str | None:
     """Why the peer counts as lost, or None."""
     return self._lost
-
-  @property
-  def engine_silence(self) -> float:
-    """Seconds since the engine's last message came."""
-    return time.monotonic() - self._engine_heard
 
   def fail(self, reason: str) -> None:
     """Makes everything that waits raise PeerLost with this reason."""

@@ -12,7 +12,7 @@ from private.models import ARCHITECTURES, LINEAR, logits_of, make, tokens_of
 import pytest
 
 from entropy_attn.errors import UserError
-from entropy_attn.private import approximate, engine, party, prepare, program, ranges
+from entropy_attn.private import approximate, build, engine, party, prepare, profile, program, ranges
 from entropy_attn.private import spec as spec_lib
 from entropy_attn.private.machine import Party, Reference, _packed, _unpacked
 from entropy_attn.private.perplexity import reference_logits
@@ -61,41 +61,49 @@ def both(server_work, client_work):
   return found
 
 
-def infer(model, *parts, **options):
-  """Both sessions, and the client's logits of each part of the tokens."""
+def sessions_of(model, tokens):
+  """Both parties' sessions after one inference, in threads of this process: for what they count."""
   sessions = {}
 
   def serve(connection):
     sessions[SERVER] = party.Session(connection, SERVER, model.spec, model.weights, threads=1)
-    return [sessions[SERVER].run(len(part), **options) for part in parts]
+    assert sessions[SERVER].run(len(tokens)) is None  # the server learns no result
 
   def ask(connection):
     sessions[CLIENT] = party.Session(connection, CLIENT, model.spec, threads=1)
-    return [sessions[CLIENT].run(len(part), part, **options) for part in parts]
+    sessions[CLIENT].run(len(tokens), tokens)
 
-  served, asked = both(serve, ask)
-  for outcome in (asked, served):
-    if isinstance(outcome, Exception) and not isinstance(outcome, PeerLost):
-      raise outcome
-  assert served == [None] * len(parts)  # the server learns no result
-  return sessions, asked
+  assert both(serve, ask) == [None, None]
+  return sessions
 
 
-@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+R", "SM(t)+ScFuFFN", "SM(t_i)+ScFuFFN"])
+def by_two_processes(model, tokens_SxN, **options):
+  """The client's logits of each sequence."""
+  return profile.two_processes(model, tokens_SxN, profile.Link(), 1, False, **options)[CLIENT]["logits"]
+
+
+@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+R", "SM(t_i)+ScFuFFN"])
 def test_two_parties_give_the_models_logits(name):
   config, variables, model = private(name)
-  tokens = tokens_of(config)
-  true = logits_of(config, variables, tokens)
-  _, (logits,) = infer(model, tokens)
-  assert logits.shape == (1, config.model.vocab_size)
+  tokens_SxN = np.stack([tokens_of(config, seed) for seed in range(3)])
   gelu = 0.03 if config.model.activation == "gelu" else 0.0  # its own error, through two layers
-  np.testing.assert_allclose(logits, true[-1:], atol=0.02 + gelu)
+  for logits, tokens in zip(by_two_processes(model, tokens_SxN), tokens_SxN, strict=True):
+    assert logits.shape == (1, config.model.vocab_size)
+    np.testing.assert_allclose(logits, logits_of(config, variables, tokens)[-1:], atol=0.02 + gelu)
+
+
+def test_the_stock_program_runs_as_it_was_written():
+  config, variables, model = private("SM+LN+G", transforms=STOCK)
+  tokens = tokens_of(config, length=6)
+  (logits,) = by_two_processes(model, tokens[None])
+  np.testing.assert_allclose(logits, logits_of(config, variables, tokens), atol=0.06)
 
 
 @pytest.mark.parametrize(
   "changes",
   [
-    {"softmax_ring": "64", "division": "late"},
+    {},
+    {"softmax_ring": "64"},
     {"diagonal": True, "division": "late"},
     {"embedding": "one_hot", "one_product": False, "last_position": False, "join_heads": False},
     {"eliminate_ffns": False, "clamp": False, "checked": False},
@@ -104,44 +112,42 @@ def test_two_parties_give_the_models_logits(name):
 )
 def test_without_some_transforms_too(changes):
   config, variables, model = private("SM(t_i)+ScFuFFN", **changes)
-  tokens = tokens_of(config, length=8)
-  _, (logits,) = infer(model, tokens)
-  true = logits_of(config, variables, tokens)
-  np.testing.assert_allclose(logits, true if len(logits) > 1 else true[-1:], atol=0.04)
-
-
-def test_the_stock_program_runs_as_it_was_written():
-  config, variables, model = private("SM+LN+G", transforms=STOCK)
-  tokens = tokens_of(config, length=6)
-  _, (logits,) = infer(model, tokens)
-  np.testing.assert_allclose(logits, logits_of(config, variables, tokens), atol=0.06)
-
-
-def test_decoding_from_shared_caches_equals_the_whole():
-  config, variables, model = private("SM(t_i)+ScFuFFN")
   tokens = tokens_of(config)
-  sessions, logits = infer(model, tokens[:8], tokens[8:9], tokens[9:12])
+  logits = reference_logits(model, tokens[None])[0]
+  np.testing.assert_allclose(logits, logits_of(config, variables, tokens), atol=0.04)
+
+
+def test_going_on_from_shared_caches_equals_the_whole():
+  config, variables, model = private("SM(t_i)+ScFuFFN")
+  tokens, past, logits = tokens_of(config), 0, []
+  machine, compiler = Reference(engine.Settings.of(model.spec)), engine.Compiler(model.spec)
+  for part in (tokens[:8], tokens[8:9], tokens[9:12]):
+    built = build.build(model.spec, len(part), past=past)
+    inputs = build.server_inputs(model.weights, len(part), past) | build.client_inputs(model.spec, part)
+    for name in built.inputs.keys() & inputs.keys():
+      machine.give(name, built.inputs[name], inputs[name])
+    for step, code in zip(built.steps, compiler.program(built), strict=True):
+      machine.run(step, code)
+    logits.append(machine.value("logits"))
+    for name in built.kept:
+      machine.rename(name, f"past.{name}")
+    past += len(part)
   true = logits_of(config, variables, tokens)
   np.testing.assert_allclose(np.concatenate(logits), true[[7, 8, 11]], atol=0.02)
-  first, second = (sum(r.sent for r in sessions[CLIENT].records if r.layer == layer) for layer in ("0", "1"))
-  assert first > 0 and second > 0
 
 
 def test_the_reference_computes_what_two_parties_do():
-  config, variables, model = private("SM(t_i)+ScFuFFN")
-  tokens = tokens_of(config)
-  alone = reference_logits(model, tokens[None])[0]
-  _, (together,) = infer(model, tokens, every_position=True)
-  true = logits_of(config, variables, tokens)
-  np.testing.assert_allclose(alone, true, atol=0.02)
-  np.testing.assert_allclose(together, alone, atol=0.02)
+  config, _, model = private("SM(t)+ScFuFFN")
+  tokens_SxN = np.stack([tokens_of(config, seed) for seed in range(2)])
+  together = by_two_processes(model, tokens_SxN, every_position=True)
+  np.testing.assert_allclose(together, reference_logits(model, tokens_SxN), atol=0.01)
 
 
 def test_bytes_and_rounds_are_those_of_the_wire_and_the_same_each_time():
   config, _, model = private("SM(t_i)+ScFuFFN")
   runs = []
   for seed in (0, 1):  # whatever the prompt
-    sessions, _ = infer(model, tokens_of(config, seed))
+    sessions = sessions_of(model, tokens_of(config, seed))
     for one, other in ((SERVER, CLIENT), (CLIENT, SERVER)):
       received = sessions[other]._connection.counts().received
       assert sum(r.sent for r in sessions[one].records) == pytest.approx(received, abs=1000)  # less the first words
@@ -210,8 +216,8 @@ def test_numbers_out_of_range_are_refused_before_running_or_after_it(name, part)
 
 def test_two_parties_refuse_what_overflowed():
   config, model, _ = scaled("SM+ScFuFFN", "token_embedding", 1e8)
-  with pytest.raises(party.Impossible, match="are none that a softmax or a LayerNorm gives"):
-    infer(model, tokens_of(config))
+  with pytest.raises(UserError, match="are none that a softmax or a LayerNorm gives"):
+    by_two_processes(model, tokens_of(config)[None])
 
 
 def test_greetings_tell_versions_and_roles_apart():

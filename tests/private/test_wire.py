@@ -141,6 +141,22 @@ def test_silence_is_noticed_in_time_and_a_beat_is_no_silence():
   end.close()
 
 
+def test_a_party_that_lives_but_computes_nothing_is_given_up():
+  one, other = pair(timeout=5.0, patience=1.0)
+  started = time.monotonic()
+  with pytest.raises(PeerLost, match="it lives, but has computed nothing for 1 s"):
+    one.receive("l:never")
+  assert 0.9 < time.monotonic() - started < 4
+  assert "ended" in wait_lost(other)
+
+
+def wait_lost(connection):
+  try:
+    return connection.receive("l:never")
+  except PeerLost as lost:
+    return str(lost)
+
+
 GOOD = struct.pack("!4sBHQII", b"EAp1", 1, 1, 3, 0, 0)
 
 
