@@ -37,7 +37,7 @@ SETTINGS = {
 }
 RINGS = (("cheap", WIDE), ("cheap", NARROW), ("stock", WIDE))
 SIZES = (512, 2048, 6000, 20000, 66000, 150000)
-SMALL = (512, 2048, 6000, 20000)  # of protocols made of many
+SMALL = (512, 2048, 6000, 20000, 98304)  # of protocols made of many
 MATRICES = (
   (128, 768, 768),
   (16, 64, 64),
@@ -139,7 +139,7 @@ def calibrate(setting: str, ring: int, setups: list[primitives.Cost]) -> dict:
   numbers = lambda n: rng.uniform(0.1, 0.9, n).astype(np.float32)
   found = {}
 
-  def fit(name, sizes, fn, owners=(SHARED,), less=lambda n: primitives.Cost(), features=_ALL):
+  def fit(name, sizes, fn, owners=(SHARED,), less=lambda n: primitives.Cost(), *, features):
     costs = []
     for n in sizes:
       cost = bench.measure(fn, [numbers(n) for _ in owners], owners)
@@ -171,8 +171,8 @@ def calibrate(setting: str, ring: int, setups: list[primitives.Cost]) -> dict:
       "tanh": jnp.tanh,
     }
     for name, fn in made_of_many.items():
-      fit(name, SMALL, fn)
-    fit("quotient", SMALL, lambda x, y: x / y, two)
+      fit(name, SMALL, fn, features=protocols.features_of_many)
+    fit("quotient", SMALL, lambda x, y: x / y, two, features=protocols.features_of_many)
   return found
 
 
@@ -203,7 +203,6 @@ def _alone(work, *args):
     return pool.apply(work, args)
 
 
-_ALL = lambda n: (1, n, primitives.units(n))
 _LINEAR = lambda n: (1, n, 0)
 
 

@@ -127,9 +127,9 @@ def parse_line(text: str) -> tuple[float, float]:
 
 
 def text(result: Mapping, lines: Mapping[str, tuple[float, float]]) -> str:
-  """The prediction as tables."""
+  """The prediction as tables, with result's latency_seconds of each line."""
   rows = [
-    f"{name} ({megabits:g} Mbit/s, {rtt:g} ms): {latency(result, megabits, rtt):,.0f} s"
+    f"{name} ({megabits:g} Mbit/s, {rtt:g} ms): {result['latency_seconds'][name]:,.0f} s"
     for name, (megabits, rtt) in lines.items()
   ]
   return "\n\n".join(
@@ -137,7 +137,7 @@ def text(result: Mapping, lines: Mapping[str, tuple[float, float]]) -> str:
       f"{result['architecture']}, {result['length']} tokens, predicted",
       table("operation", result["by_operation"], by_size=True),
       table("layer", result["by_layer"]),
-      "\n".join(rows) + "\nwith the computation of the calibration's machine; keys are made once a session",
+      "\n".join(rows) + "\nwith the computation of two cores (--compute); keys are made once a session",
     ]
   )
 
@@ -170,13 +170,16 @@ if __name__ == "__main__":
   transforms_flag = flags.DEFINE_string("transforms", "", "See private.profile.")
   length_flag = flags.DEFINE_integer("length", None, "Tokens of the prompt; default: the model's context length.")
   line_flag = flags.DEFINE_multi_string("line", list(LINES), "LAN, WAN or MBIT,RTT; may be given several times.")
+  compute_flag = flags.DEFINE_float(
+    "compute", 1.0, "Of the computation's seconds on two cores, the part that another machine takes.", lower_bound=0.0
+  )
   json_flag = flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
   def main() -> None:
     config = cli.load_config(config_flag)
     lines = {name: parse_line(name) for name in line_flag.value}
     result = of_config(config, spec_lib.transforms_for(config.model, transforms_flag.value), length_flag.value)
-    result["latency_seconds"] = {name: latency(result, *line) for name, line in lines.items()}
+    result["latency_seconds"] = {name: latency(result, *line, compute_flag.value) for name, line in lines.items()}
     print(text(result, lines))
     cli.write_json(json_flag.value, result)
 

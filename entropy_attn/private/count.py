@@ -126,23 +126,23 @@ class _Counter:
     if inputs[1].known_to == PUBLIC:
       return self._p.each("cut", n)
     if inputs[0].known_to == PUBLIC:
-      return self._p.each("reciprocal", n)
+      return self._p.made_of_many("reciprocal", n)
     divisor, known_to = eqn.invars[1], inputs[1].known_to
     spread = self._spread.get(divisor, math.prod(divisor.aval.shape))
     if spread == n:
-      return self._p.each("quotient", n)
+      return self._p.made_of_many("quotient", n)
     if known_to != SECRET:  # its owner inverts it
       return self._p.product_with_private(n) + self._cut(n, *inputs)
-    return self._p.each("reciprocal", spread) + self._p.product(n) + self._cut(n, *inputs)
+    return self._p.made_of_many("reciprocal", spread) + self._p.product(n) + self._cut(n, *inputs)
 
   def _rsqrt(self, eqn, inputs, n) -> Cost:
-    return self._p.each("inverse root", n)
+    return self._p.made_of_many("inverse root", n)
 
   def _erf(self, eqn, inputs, n) -> Cost:
-    return self._p.each("erf", n)
+    return self._p.made_of_many("erf", n)
 
   def _tanh(self, eqn, inputs, n) -> Cost:
-    return self._p.each("tanh", n)
+    return self._p.made_of_many("tanh", n)
 
   def _compare(self, eqn, inputs, n) -> Cost:
     return self._p.each("compare", n)

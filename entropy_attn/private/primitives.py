@@ -57,6 +57,14 @@ class Protocols:
     """A protocol on n elements: so much a call, an element, and a started ciphertext."""
     return self.rated(name, (1, n, units(n)))
 
+  def made_of_many(self, name: str, n: float) -> Cost:
+    """A protocol of many others on n elements: so much a call, an element, and a MB of a product of n numbers."""
+    return self.rated(name, self.features_of_many(n))
+
+  def features_of_many(self, n: float) -> tuple[float, float, float]:
+    """What the constants of `made_of_many` are of."""
+    return 1, n, self.product(n).bytes / 1e6
+
   def rated(self, name: str, features: tuple[float, float, float]) -> Cost:
     """A protocol's constants times what they are of."""
     rates = self.constants[name]

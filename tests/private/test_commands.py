@@ -93,6 +93,11 @@ def test_cost_from_a_config_alone(tmp_path):
                f"--json={tmp_path / 'c.json'}")  # fmt: skip
   found = json.loads((tmp_path / "c.json").read_text())
   assert set(found["latency_seconds"]) == {"WAN", "300,20"}
+  run(
+    "private.cost", "--config=configs/codeparrot_ereg.py", "--line=WAN", "--compute=0", f"--json={tmp_path / 'c.json'}"
+  )
+  (least,) = json.loads((tmp_path / "c.json").read_text())["latency_seconds"].values()
+  assert least == pytest.approx(found["total_bytes"] * 8 / 100e6 + found["rounds"] * 0.08)
   assert f"{found['total_bytes'] / 1e6:,.2f}" in out and "temperature" in out
 
 

@@ -190,5 +190,5 @@ def test_the_trace_is_of_the_functions_that_run():
   """An operation added to a step is counted: nothing is listed twice."""
   more = cost_of(lambda a: jnp.maximum(a, 0.0) + jax.lax.rsqrt(a), secret(500))
   less = cost_of(lambda a: jnp.maximum(a, 0.0), secret(500))
-  assert more.bytes - less.bytes == pytest.approx(protocols().each("inverse root", 500).bytes)
+  assert more.bytes - less.bytes == pytest.approx(protocols().made_of_many("inverse root", 500).bytes)
   assert WIDE == 64
