@@ -74,6 +74,11 @@ def exponential(error: float, low: float) -> Squares:
   return min(fits, key=lambda fit: (len(fit.offsets), fit.error, -fit.low))
 
 
+def with_squares(count: int, low: float) -> Squares:
+  """The table's exponential of so many squares down to `low`."""
+  return next(fit for fit in _table()["exponential"] if (len(fit.offsets), fit.low) == (count, low))
+
+
 def gelu_tail() -> Squares:
   """x Φ(−x) on [0, GELU_END], with Φ the normal distribution: GELU is relu(x) less this of |x|."""
   return _table()["gelu_tail"][0]

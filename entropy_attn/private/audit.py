@@ -99,7 +99,7 @@ def measured_runs(folders: Iterable[pathlib.Path]) -> list[dict]:
 
 _MEASURED = (
   "architecture", "config", "length", "transforms", "total_bytes", "rounds", "seconds", "measured_layers", "num_layers",
-  "max_abs_error", "by_operation", "peak_rss_bytes",
+  "max_abs_error", "by_operation", "peak_rss_bytes", "squares", "lowest_exponents", "threads",
 )  # fmt: skip
 
 
@@ -139,7 +139,16 @@ def audit(runs: Sequence[Mapping]) -> dict:
     "ladders": {name: ladder(row) for name, row in first.items()},
     "per_layer": per_layer(rows),
     "gelu_bytes_an_element": gelu_bytes(rows),
+    "errors": [errors(run) for run in runs],
   }
+
+
+def errors(run: Mapping) -> dict:
+  """A recorded run next to what the cost model says of it, which was not fitted to it."""
+  found = cost.of_profile(run)
+  names = ("total_bytes", "rounds")
+  relative = {name: found[name] / run[name] - 1 for name in names}
+  return {"file": run["file"], **{name: run[name] for name in names}, "relative_error": relative}
 
 
 def per_layer(rows: Sequence[Mapping]) -> list[dict]:
@@ -171,9 +180,8 @@ def gelu_bytes(rows: Sequence[Mapping]) -> list[dict]:
 
 def text(result: Mapping) -> str:
   """The audit as tables."""
-  return "\n\n".join(
-    [_bytes_table(result["rows"]), _ladder_tables(result["ladders"]), _causes(result), _gelu(result), _latency(result)]
-  )
+  parts = [_bytes_table(result["rows"]), _ladder_tables(result["ladders"]), _causes(result), _gelu(result)]
+  return "\n\n".join([*parts, _latency(result), *([_errors(result)] if result["errors"] else [])])
 
 
 def _bytes_table(rows) -> str:
@@ -264,6 +272,15 @@ def _latency(result) -> str:
     f"take, {both} even where both directions run at once,\nand without a round trip: taken on a faster line. "
     "Ours includes the computation of two cores; the paper had 32 threads."
   )
+
+
+def _errors(result) -> str:
+  lines = [
+    (e["file"].removesuffix(".json"), f"{e['total_bytes'] / 1e6:,.1f}", f"{e['rounds']:,.0f}",
+     *(f"{100 * e['relative_error'][name]:+.1f} %" for name in ("total_bytes", "rounds")))
+    for e in result["errors"]
+  ]  # fmt: skip
+  return columns([("engine run", "MB", "rounds", "predicted: bytes", "rounds"), *lines])
 
 
 def write_figures(result: Mapping, folder: pathlib.Path) -> list[pathlib.Path]:

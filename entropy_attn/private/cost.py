@@ -14,6 +14,7 @@ import pathlib
 from absl import flags
 
 from entropy_attn import cli
+from entropy_attn import config as config_lib
 from entropy_attn.config import architecture_name
 from entropy_attn.errors import UserError
 from entropy_attn.private import approximate, build, count, primitives, program
@@ -86,6 +87,16 @@ def of_config(config, transforms: spec_lib.Transforms, length: int | None = None
     "transforms": dataclasses.asdict(transforms),
     **predict(spec, length, **options),
   }
+
+
+def of_profile(profile: Mapping) -> dict:
+  """What a profiled inference was to cost, from its config and its choices alone."""
+  config = config_lib.base()
+  config.model.update(profile["config"]["model"])
+  choices = zip(profile["squares"], profile["lowest_exponents"], strict=True)
+  exponentials = tuple(approximate.with_squares(*choice) for choice in choices if choice[0] is not None)
+  spec = spec_lib.of_config(config.model, spec_lib.Transforms(**profile["transforms"]), exponentials)
+  return predict(spec, profile["length"], threads=profile["threads"])
 
 
 def add_to_summary(folder: pathlib.Path, config, result: dict) -> dict:

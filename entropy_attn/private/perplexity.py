@@ -49,7 +49,7 @@ def perplexity(
   check_choice("--how", how, HOW)
   engine.core()
   length = model.config.model.context_length
-  private = profile.private_model(model, transforms, error, length)
+  private, _ = profile.private_model(model, transforms, error, length)
   tokens_SxN = model.sequences(sequences, length)
   if how == "reference":
     found = reference_logits(private, tokens_SxN)

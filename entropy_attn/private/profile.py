@@ -74,7 +74,7 @@ def profile(
   if layers is not None and not 2 <= layers <= c.num_layers:
     raise UserError(f"--layers={layers} must be between 2 and the model's {c.num_layers} layers")
   engine.core()
-  private = private_model(model, transforms, error, length)
+  private, tightest = private_model(model, transforms, error, length)
   tokens = model.sequences(1, length)[0]
   built = build.build(private.spec, length, layers=layers)
   reference = np.asarray(exact_logits(model, transforms, tokens, layers=layers))
@@ -98,6 +98,7 @@ def profile(
     "lowest_exponents": [layer.exponential.low if layer.exponential else None for layer in private.spec.layers],
     "kept_ffns": list(private.kept_ffns),
     "condition_numbers": list(private.condition_numbers),
+    "tightest_range": dataclasses.asdict(tightest) | {"place": tightest.place, "spare_bits": tightest.spare_bits},
     "total_bytes": total["bytes"],
     "rounds": total["rounds"],
     "seconds": total["seconds"],
@@ -116,8 +117,8 @@ def profile(
   }
 
 
-def private_model(model: source.Source, transforms, error: float, length: int) -> prepare.Model:
-  """The model with exponentials chosen for its own text, and its ranges checked.
+def private_model(model: source.Source, transforms, error: float, length: int) -> tuple[prepare.Model, ranges.Range]:
+  """The model with exponentials chosen for its own text, and the tightest of its ranges there.
 
   Raises:
     UserError: where transforms contradict the architecture, or numbers would leave the range of fixed point.
@@ -127,8 +128,7 @@ def private_model(model: source.Source, transforms, error: float, length: int) -
   text = model.sequences(CALIBRATION, length, split="train")
   chosen = ranges.choose_exponentials(model.variables, c, transforms, text, error)
   private = prepare.prepare(model.variables, c, transforms, chosen)
-  ranges.check(ranges.measure(private, text))
-  return private
+  return private, ranges.check(ranges.measure(private, text))
 
 
 def exact_logits(model: source.Source, transforms, tokens: np.ndarray, **options):
@@ -315,12 +315,14 @@ def _by_layer(rows: list[dict]) -> dict:
 
 def text(result: Mapping) -> str:
   """The result as tables."""
+  tightest = result["tightest_range"]
   parts = [
     f"{result['architecture']} ({result['model']}), {result['length']} tokens, {result['threads']} threads a party",
     table("operation", result["by_operation"], by_size=True),
     table("layer", result["by_layer"]),
     f"largest error of a logit {result['max_abs_error']:.2g} (logits up to {result['largest_logit']:.3g}); "
     f"next token {'the same' if result['same_next_token'] else 'ANOTHER'}",
+    f"range: {tightest['place']} comes nearest to what its ring holds: {tightest['spare_bits']:.1f} doublings are left",
     "peak memory: " + ", ".join(f"{role} {size / 2**30:.2f} GiB" for role, size in result["peak_rss_bytes"].items()),
   ]
   if result["kept_ffns"] or result["transforms"]["eliminate_ffns"]:

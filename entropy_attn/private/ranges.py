@@ -42,6 +42,12 @@ class Range:
   limit: float
 
   @property
+  def place(self) -> str:
+    """For the user."""
+    where = "embedding and head" if self.layer is None else f"layer {self.layer}"
+    return f"{self.kind} ({self.name}) of {where}"
+
+  @property
   def spare_bits(self) -> float:
     """Doublings until it overflows."""
     return math.log2(self.limit / max(self.largest, 1e-30))
@@ -120,16 +126,20 @@ def _evaluated(jaxpr, constants, arrays, see) -> list:
   return [read(atom) for atom in jaxpr.outvars]
 
 
-def check(ranges: list[Range]) -> None:
-  """Raises UserError where MARGIN times an intermediate's range does not fit its ring."""
+def check(ranges: list[Range]) -> Range:
+  """The tightest of some ranges.
+
+  Raises:
+    UserError: where MARGIN times an intermediate's range does not fit its ring.
+  """
   worst = min(ranges, key=lambda r: r.spare_bits)
   if worst.largest * MARGIN > worst.limit or not math.isfinite(worst.largest):
-    where = "embedding and head" if worst.layer is None else f"layer {worst.layer}"
     raise UserError(
-      f"{worst.kind} ({worst.name}) of {where} reaches {worst.largest:.3g}: {MARGIN:.0f} times that must stay below "
+      f"{worst.place} reaches {worst.largest:.3g}: {MARGIN:.0f} times that must stay below "
       f"{worst.limit:.3g}, or fixed point overflows; train with weight decay or clipping, or keep more FFNs "
       "(--transforms=condition_bound=100)"
     )
+  return worst
 
 
 def _run_all(model: prepare.Model, tokens_SxN: np.ndarray, run) -> None:

@@ -30,7 +30,7 @@ def offer(model: source.Source, transforms: spec_lib.Transforms, error: float) -
   Raises:
     UserError: for what the user can mend.
   """
-  private = profile.private_model(model, transforms, error, model.config.model.context_length)
+  private, _ = profile.private_model(model, transforms, error, model.config.model.context_length)
   name, content = pipeline.open_tokenizer(model.config).file
   tokenizer = {"name": name, "content": base64.b64encode(content).decode()}
   return {"spec": private.spec.to_json(), "tokenizer": tokenizer}, dict(private.weights)

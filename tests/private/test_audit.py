@@ -26,7 +26,10 @@ def recorded(row, kind="ours", **changes):
   config = audit.config_of(row)
   transforms = dataclasses.asdict(spec_lib.transforms_for(config.model, audit.KINDS[kind]))
   run = dict.fromkeys(audit._MEASURED, 1) | {"config": {"model": config.model.to_dict()}, "length": row.length}
-  return run | {"transforms": transforms, "total_bytes": 1.5e9, "measured_layers": 2, "num_layers": 12} | changes
+  squares = {"squares": [4 if kind == "ours" else None] * 12, "lowest_exponents": [-12.0] * 12, "threads": 2}
+  return (
+    run | squares | {"transforms": transforms, "total_bytes": 1.5e9, "measured_layers": 2, "num_layers": 12} | changes
+  )
 
 
 def test_each_row_of_four_tables_is_there():
@@ -81,6 +84,9 @@ def test_engine_runs_stand_in_the_table(tmp_path):
   text = audit.text(audit.audit(audit.measured_runs([tmp_path])))
   line = next(line for line in text.splitlines() if line.startswith("3 ") and " SM+ScFuFFN " in line)
   assert "1.23" in line and "2 of 12 layers run" in text
+  (error,) = audit.audit(audit.measured_runs([tmp_path]))["errors"]
+  assert error["relative_error"]["total_bytes"] == pytest.approx(1.31 / 1.23 - 1, abs=0.02)
+  assert any(line.startswith("one ") and "%" in line for line in text.splitlines())
 
 
 def test_a_file_that_is_no_profile_is_named(tmp_path):

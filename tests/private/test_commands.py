@@ -53,6 +53,7 @@ def test_profile_accounts_for_every_byte(linear_run, tmp_path):
       assert group["bytes"] == group["server_to_client"] + group["client_to_server"]
     assert sum(group["share"] for group in groups.values()) == pytest.approx(1)
   assert list(found["by_layer"]) == ["setup", "embedding", "0", "1", "head"]
+  assert found["tightest_range"]["spare_bits"] > 2 and found["tightest_range"]["place"] in out
   assert {"embedding", "projection", "scores", "maximum", "exponential", "values"} <= set(found["by_operation"])
   assert f"{found['total_bytes'] / 1e6:,.2f}" in out
   assert "private inference: layer 1" in err  # a line a layer, where no terminal shows a bar

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from private.models import LINEAR, make
 import pytest
 
-from entropy_attn import config as config_lib
 from entropy_attn.errors import UserError
-from entropy_attn.private import approximate, cost, count, engine, primitives, program
+from entropy_attn.private import cost, count, engine, primitives, program
 from entropy_attn.private import spec as spec_lib
 from entropy_attn.private.program import CLIENT, SERVER, SHARED, WIDE, Step, Variable
 
@@ -107,24 +106,10 @@ def test_every_constant_is_there_and_none_is_negative(setting, ring):
   assert protocols(ring, setting).each("ciphertext pair", 1).bytes > 2e5
 
 
-def predicted(measured: dict) -> dict:
-  """The prediction of a recorded profile, from its config and choices alone."""
-  transforms = spec_lib.Transforms(**measured["transforms"])
-  c = config_lib.base()
-  c.model.update(measured["config"]["model"])
-  chosen = tuple(
-    next(f for f in approximate._table()["exponential"] if len(f.offsets) == squares and f.low == low)
-    for squares, low in zip(measured["squares"], measured["lowest_exponents"], strict=True)
-    if squares is not None
-  )
-  spec = spec_lib.of_config(c.model, transforms, chosen)
-  return cost.predict(spec, measured["length"], threads=measured["threads"])
-
-
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
 def test_bytes_and_rounds_of_every_recorded_run_are_predicted(path):
   measured = json.loads(path.read_text())
-  found = predicted(measured)
+  found = cost.of_profile(measured)
   assert found["total_bytes"] == pytest.approx(measured["total_bytes"], rel=0.03)
   assert found["rounds"] == pytest.approx(measured["rounds"], rel=0.05)
 
