@@ -120,7 +120,7 @@ if __name__ == "__main__":
       result = perplexity(model, transforms, sequences=sequences_flag.value, how=how_flag.value, error=error_flag.value)
     except party.Impossible as error:
       raise UserError(str(error)) from error
-    print(f"{result['architecture']} ({result['model']}), {result['tokens']:,} tokens")
+    print(f"{result['model']}: {result['tokens']:,} tokens")
     print(f"perplexity {result['perplexity']:.4f}; in fixed point {result['private_perplexity']:.4f} "
           f"({100 * result['relative_difference']:+.3f} %)")  # fmt: skip
     print(f"the likeliest next token is the same at {100 * result['same_next_token']:.2f} % of positions; "

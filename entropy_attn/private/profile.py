@@ -317,7 +317,7 @@ def text(result: Mapping) -> str:
   """The result as tables."""
   tightest = result["tightest_range"]
   parts = [
-    f"{result['architecture']} ({result['model']}), {result['length']} tokens, {result['threads']} threads a party",
+    f"{result['model']}: {result['length']} tokens, {result['threads']} threads a party",
     table("operation", result["by_operation"], by_size=True),
     table("layer", result["by_layer"]),
     f"largest error of a logit {result['max_abs_error']:.2g} (logits up to {result['largest_logit']:.3g}); "

@@ -67,7 +67,7 @@ def latency(
     model, _, kind = label.rpartition(", ")
     axes.plot(bandwidths, seconds, "--" if kind == "stock" else "-", label=label, color=colors[model], lw=1.8)
   for label, (bandwidth, seconds) in points.items():
-    axes.plot([bandwidth], [seconds], "x", label=f"{label}, published", color=colors[label], ms=8, mew=2)
+    axes.plot([bandwidth], [seconds], "x", label=f"{label}, published, 32 threads", color=colors[label], ms=8, mew=2)
   axes.set(xscale="log", yscale="log")
   axes.set_xlabel("bandwidth, Mbit/s", color=_MUTED)
   axes.set_ylabel("seconds", color=_MUTED)
