@@ -325,7 +325,7 @@ def text(result: Mapping) -> str:
     f"range: {tightest['place']} comes nearest to what its ring holds: {tightest['spare_bits']:.1f} doublings are left",
     "peak memory: " + ", ".join(f"{role} {size / 2**30:.2f} GiB" for role, size in result["peak_rss_bytes"].items()),
   ]
-  if result["kept_ffns"] or result["transforms"]["eliminate_ffns"]:
+  if result["transforms"]["eliminate_ffns"]:
     kept = ", ".join(map(str, result["kept_ffns"])) or "none"
     parts.append(f"FFNs kept: {kept}; the basis is conditioned up to {max(result['condition_numbers']):.3g}")
   if result["measured_layers"] < result["num_layers"]:
