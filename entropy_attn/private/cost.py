@@ -17,15 +17,15 @@ from entropy_attn import cli
 from entropy_attn import config as config_lib
 from entropy_attn.config import architecture_name
 from entropy_attn.errors import UserError
-from entropy_attn.private import approximate, build, count, primitives, program
+from entropy_attn.private import approximate, build, count, primitives, program, ranges
 from entropy_attn.private import spec as spec_lib
 from entropy_attn.private.engine import Settings, math_of
 from entropy_attn.private.program import SECRET, SHARED, WIDE, Variable
-from entropy_attn.private.show import table
+from entropy_attn.private.show import grouped, table
 
 LINES = {"LAN": (1000.0, 0.5), "WAN": (100.0, 80.0)}  # Mbit/s, and round-trip time in ms
 THREADS = 2  # of each party, by which the engine's keys are counted
-_ERROR = 5e-3  # of the exponentials where no text chose them
+_FIELDS = ("bytes", "rounds", "seconds")
 
 
 def predict(spec: spec_lib.Spec, length: int, *, threads: int = THREADS, **options) -> dict:
@@ -66,8 +66,8 @@ def predict(spec: spec_lib.Spec, length: int, *, threads: int = THREADS, **optio
     "total_bytes": total["bytes"],
     "rounds": total["rounds"],
     "seconds": total["seconds"],
-    "by_operation": _grouped(rows, "operation"),
-    "by_layer": _grouped(rows, "layer"),
+    "by_operation": grouped(rows, "operation", _FIELDS),
+    "by_layer": grouped(rows, "layer", _FIELDS),
   }
 
 
@@ -78,7 +78,7 @@ def of_config(config, transforms: spec_lib.Transforms, length: int | None = None
     UserError: where transforms contradict the architecture.
   """
   m = config.model
-  exponential = approximate.exponential(_ERROR, -12.0)
+  exponential = approximate.exponential(ranges.ERROR, -12.0)  # no text tells how far scores reach
   spec = spec_lib.of_config(m, transforms, (exponential,) * m.num_layers)
   length = length or m.context_length
   return {
@@ -164,16 +164,6 @@ def _rings(setting: str, constants: Mapping) -> list[int]:
 
 def _row(layer: str, operation: str, cost: primitives.Cost) -> dict:
   return {"layer": layer, "operation": operation, **dataclasses.asdict(cost)}
-
-
-def _grouped(rows: list[dict], key: str) -> dict:
-  groups: dict[str, dict] = {}
-  for row in rows:
-    group = groups.setdefault(row[key], {"bytes": 0.0, "rounds": 0.0, "seconds": 0.0})
-    for name in group:
-      group[name] += row[name]
-  total = sum(group["bytes"] for group in groups.values())
-  return {name: group | {"share": group["bytes"] / total} for name, group in groups.items()}
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from entropy_attn.errors import UserError
 from entropy_attn.private import build, engine, party, prepare, program, ranges, source, wire
 from entropy_attn.private import spec as spec_lib
 from entropy_attn.private.program import CLIENT, SERVER
-from entropy_attn.private.show import Steps, table
+from entropy_attn.private.show import Steps, grouped, table
 from entropy_attn.report import private as figures
 
 CALIBRATION = 8  # sequences whose ranges are looked at
+_FIELDS = ("server_to_client", "client_to_server", "bytes", "messages", "rounds", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def profile(
     "largest_logit": float(np.max(np.abs(reference))),
     "same_next_token": bool(np.argmax(logits[-1]) == np.argmax(reference[-1])),
     "peak_rss_bytes": {role: results[role]["peak_rss_bytes"] for role in (SERVER, CLIENT)},
-    "by_operation": _grouped(rows, lambda row: row["operation"]),
+    "by_operation": grouped(rows, "operation", _FIELDS),
     "by_layer": _by_layer(rows),
     "link": dataclasses.asdict(link),
     "threads": results[CLIENT]["threads"],
@@ -292,23 +293,11 @@ def _signature(built: program.Program, layer: int) -> tuple:
   )
 
 
-def _grouped(rows: list[dict], key) -> dict:
-  """Sums of the rows by key, with each's share of all bytes."""
-  fields = ("server_to_client", "client_to_server", "bytes", "messages", "rounds", "seconds")
-  groups: dict[str, dict] = {}
-  for row in rows:
-    group = groups.setdefault(key(row), dict.fromkeys(fields, 0))
-    for name in fields:
-      group[name] += row[name]
-  total = sum(group["bytes"] for group in groups.values())
-  return {name: group | {"share": group["bytes"] / total} for name, group in groups.items()}
-
-
 def _by_layer(rows: list[dict]) -> dict:
   """Of each layer the sums, and those of its operations."""
-  layers = _grouped(rows, lambda row: row["layer"])
+  layers = grouped(rows, "layer", _FIELDS)
   return {
-    name: group | {"by_operation": _grouped([r for r in rows if r["layer"] == name], lambda row: row["operation"])}
+    name: group | {"by_operation": grouped([r for r in rows if r["layer"] == name], "operation", _FIELDS)}
     for name, group in layers.items()
   }
 

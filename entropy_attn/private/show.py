@@ -33,6 +33,17 @@ class Steps:
       self._bar = None
 
 
+def grouped(rows: Sequence[Mapping], key: str, fields: Sequence[str]) -> dict[str, dict]:
+  """Sums of the rows' fields by their `key`, in the order of the rows, with each group's share of all bytes."""
+  groups: dict[str, dict] = {}
+  for row in rows:
+    group = groups.setdefault(row[key], dict.fromkeys(fields, 0))
+    for name in fields:
+      group[name] += row[name]
+  total = sum(group["bytes"] for group in groups.values())
+  return {name: group | {"share": group["bytes"] / total} for name, group in groups.items()}
+
+
 def table(head: str, groups: Mapping[str, Mapping], *, by_size: bool = False) -> str:
   """Bytes, rounds and seconds of each group, and their sum."""
   items = sorted(groups.items(), key=lambda item: -item[1]["bytes"]) if by_size else list(groups.items())
