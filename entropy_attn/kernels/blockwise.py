@@ -20,11 +20,6 @@ _MASKED = -1e20  # finite: its weight is exactly 0, and 0 times it too
 _LEAST_MAX = -5e19  # above _MASKED, so that a row without keys weighs nothing
 
 
-def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK) -> None:
-  """It takes whatever the public function takes."""
-  del q_BxTxHxK, k_BxSxGxK, v_BxSxGxK
-
-
 def forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, mask, *, causal: bool, with_entropy: bool = True):
   """Attention with logits row_scale_i q_i·k_j; each block's softmax is whole, so that nothing is rescaled.
 

@@ -163,8 +163,9 @@ def backward(
   R = H // G
   tile = tiles(q_BxTxHxK.dtype, K)
   precision = _precision(q_BxTxHxK.dtype, interpret)
-  Q, P = (math.lcm(getattr(tile["dq"], axis), getattr(tile["dkdv"], axis)) for axis in "QP")
-  q, k, v, row_scale, keep = _padded(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, Q, P, causal)
+  dq_tile, dkdv_tile = tile["dq"], tile["dkdv"]
+  whole = math.lcm(dq_tile.Q, dkdv_tile.Q), math.lcm(dq_tile.P, dkdv_tile.P)
+  q, k, v, row_scale, keep = _padded(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, *whole, causal)
   T_, S_, K_ = q.shape[1], k.shape[1], q.shape[3]
   dout = _pad(dout_BxTxHxK, (B, T_, H, K_))
   # In base 2: dentropy z = (dentropy ln 2) (z / ln 2).
@@ -179,7 +180,7 @@ def backward(
     return (q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref, rest), refs[n_inputs:]
 
   def dq_kernel(*refs):
-    Q, P = tile["dq"].Q, tile["dq"].P
+    Q, P = dq_tile.Q, dq_tile.P
     (q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref, rows), (dq_ref, drow_scale_ref) = split(refs)
     i = pl.program_id(0)
     q_QxK, dout_QxK = q_ref[...], dout_ref[...]
@@ -202,7 +203,7 @@ def backward(
     drow_scale_ref[...] = jnp.sum(dq_QxK * q_QxK.astype(jnp.float32), axis=1)
 
   def dkdv_kernel(*refs):
-    Q, P = tile["dkdv"].Q, tile["dkdv"].P
+    Q, P = dkdv_tile.Q, dkdv_tile.P
     (q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref, rows), (dk_ref, dv_ref) = split(refs)
     j = pl.program_id(0)
     k_PxK, v_PxK = k_ref[...], v_ref[...]
@@ -241,41 +242,39 @@ def backward(
       [of_queries, of_keys, of_keys, of_queries, row_scales] + [keeps] * (keep is not None) + [rows] * len(statistics)
     )
 
-  Q, P = tile["dq"].Q, tile["dq"].P
-  queries = pl.BlockSpec((None, Q, None, K_), lambda i, b, h: (b, i, h, 0))
-  rows = pl.BlockSpec((None, None, Q), lambda i, b, h: (b, h, i))
+  queries = pl.BlockSpec((None, dq_tile.Q, None, K_), lambda i, b, h: (b, i, h, 0))
+  rows = pl.BlockSpec((None, None, dq_tile.Q), lambda i, b, h: (b, h, i))
   dq, drow_scale = pl.pallas_call(
     dq_kernel,
-    grid=(T_ // Q, B, H),
+    grid=(T_ // dq_tile.Q, B, H),
     in_specs=specs(
       queries,
       pl.BlockSpec((None, S_, None, K_), lambda i, b, h: (b, 0, h // R, 0)),
-      pl.BlockSpec((None, Q), lambda i, b, h: (h, i)),
+      pl.BlockSpec((None, dq_tile.Q), lambda i, b, h: (h, i)),
       pl.BlockSpec((None, S_), lambda i, b, h: (b, 0)),
       rows,
     ),
     out_specs=[queries, rows],
     out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((B, H, T_), jnp.float32)],
-    compiler_params=_compiler_params(tile["dq"]),
+    compiler_params=_compiler_params(dq_tile),
     interpret=interpret,
     name="entropy_attention_dq" if dentropy_BxHxT is not None else "attention_dq",
   )(*operands)
 
-  P = tile["dkdv"].P
-  keys = pl.BlockSpec((None, P, None, K_), lambda j, b, g: (b, j, g, 0))
+  keys = pl.BlockSpec((None, dkdv_tile.P, None, K_), lambda j, b, g: (b, j, g, 0))
   dk, dv = pl.pallas_call(
     dkdv_kernel,
-    grid=(S_ // P, B, G),
+    grid=(S_ // dkdv_tile.P, B, G),
     in_specs=specs(
       pl.BlockSpec((None, T_, R, K_), lambda j, b, g: (b, 0, g, 0)),
       keys,
       pl.BlockSpec((R, T_), lambda j, b, g: (g, 0)),
-      pl.BlockSpec((None, P), lambda j, b, g: (b, j)),
+      pl.BlockSpec((None, dkdv_tile.P), lambda j, b, g: (b, j)),
       pl.BlockSpec((None, R, T_), lambda j, b, g: (b, g, 0)),
     ),
     out_specs=[keys, keys],
     out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
-    compiler_params=_compiler_params(tile["dkdv"]),
+    compiler_params=_compiler_params(dkdv_tile),
     interpret=interpret,
     name="entropy_attention_dkdv" if dentropy_BxHxT is not None else "attention_dkdv",
   )(*operands)
@@ -310,7 +309,7 @@ def _product(a, b, precision):
 
 
 def _precision(dtype, interpret):
-  """Of float32 operands three tensor-core products: tf32 alone would lose half their digits."""
+  """The precision of a product. Float32 takes three on tensor cores: tf32 alone would lose half its digits."""
   if dtype != jnp.float32:
     return jax.lax.Precision.DEFAULT  # not None: jax_default_matmul_precision is not for these
   return jax.lax.Precision.HIGHEST if interpret else jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3

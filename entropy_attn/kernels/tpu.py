@@ -211,7 +211,7 @@ def backward(
       dv_ref[...] = dv_sum_ref[...].astype(dv_ref.dtype)
 
   def specs(of_query, of_key):
-    """Of q, k, v, dout, row_scale, keep and the statistics; each function gives (b, head, block) of a grid point."""
+    """Block specs of q, k, v, dout, row_scale, keep and the statistics; of_query and of_key give (b, head, block)."""
 
     def spec(shape, place, order):
       return pl.BlockSpec(shape, lambda *grid: order(*place(*grid)))
@@ -224,14 +224,17 @@ def backward(
     return [queries, keys, keys, queries, row_scales] + [keeps] * (keep is not None) + [rows] * len(statistics)
 
   operands = (q, k, v, dout, row_scale, *_present(keep), *statistics)
-  of_query = lambda b, h, i, j: (b, h, i)
-  of_key = lambda b, h, i, j: (b, h // R, jnp.minimum(j, (i * Q + Q - 1) // P) if causal else j)
+  reached = lambda i, j: jnp.minimum(j, (i * Q + Q - 1) // P) if causal else j  # nothing is fetched for other tiles
   query_columns = pl.BlockSpec((None, None, K, Q), lambda b, h, i, j: (b, h, 0, i))
-  key_columns = pl.BlockSpec((None, None, K, P), lambda *grid: (*of_key(*grid)[:2], 0, of_key(*grid)[2]))
+  key_columns = pl.BlockSpec((None, None, K, P), lambda b, h, i, j: (b, h // R, 0, reached(i, j)))
   dq_t, drow_scale = pl.pallas_call(
     dq_kernel,
     grid=(B, H, T_ // Q, S_ // P),
-    in_specs=[query_columns, key_columns, *specs(of_query, of_key)],
+    in_specs=[
+      query_columns,
+      key_columns,
+      *specs(lambda b, h, i, j: (b, h, i), lambda b, h, i, j: (b, h // R, reached(i, j))),
+    ],
     out_specs=[query_columns, pl.BlockSpec((None, None, 1, Q), lambda b, h, i, j: (b, h, 0, i))],
     out_shape=[jax.ShapeDtypeStruct((B, H, K, T_), q.dtype), jax.ShapeDtypeStruct((B, H, 1, T_), jnp.float32)],
     scratch_shapes=[pltpu.VMEM((K, Q), jnp.float32)],
@@ -242,13 +245,12 @@ def backward(
 
   blocks = T_ // Q
   first = lambda j: jnp.minimum(j * P // Q, blocks - 1) if causal else 0
-  of_query = lambda b, g, j, n: (b, g * R + n // blocks, jnp.maximum(n % blocks, first(j)))
-  of_key = lambda b, g, j, n: (b, g, j)
+  query_block = lambda b, g, j, n: (b, g * R + n // blocks, jnp.maximum(n % blocks, first(j)))
   keys = pl.BlockSpec((None, None, P, K), lambda b, g, j, n: (b, g, j, 0))
   dk, dv = pl.pallas_call(
     dkdv_kernel,
     grid=(B, G, S_ // P, R * blocks),
-    in_specs=specs(of_query, of_key),
+    in_specs=specs(query_block, lambda b, g, j, n: (b, g, j)),
     out_specs=[keys, keys],
     out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
     scratch_shapes=[pltpu.VMEM((P, K), jnp.float32)] * 2,
