@@ -94,12 +94,13 @@ def codeparrot(data) -> RowCorpus:
   """The corpus of `config.data`: the files of data.path, or those of the Hub where it is empty.
 
   Raises:
-    UserError: when the folder is missing or holds no such file, or the Hub cannot be reached.
+    UserError: without data.tokenizer; when the folder is missing or holds no such file, or the Hub cannot be reached.
   """
+  if not data.tokenizer:
+    raise UserError(
+      "codeparrot needs a tokenizer: --config.data.tokenizer=huggingface-course/code-search-net-tokenizer, or a file"
+    )
   max_files = {"train": data.max_train_files, "valid": data.max_valid_files}
-  for split, count in max_files.items():
-    if count < 1:
-      raise UserError(f"data.max_{split}_files={count} must be at least 1")
   if data.path:
     folder = pathlib.Path(data.path).expanduser()
     files = _local(folder)

@@ -1,8 +1,10 @@
 """Documents of tokens → sequences of exactly T tokens."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+
+from entropy_attn.errors import UserError
 
 
 def per_file(documents: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
@@ -38,6 +40,50 @@ def concat(documents: Iterable[np.ndarray], length: int, end_id: int) -> Iterato
     used = len(stream) // length * length
     carried = stream[used:].copy()  # not a view, which would keep the whole document alive
     yield stream[:used].reshape(-1, length)
+
+
+# How documents become sequences, by data.packing.
+PACKINGS = {"per_file": per_file, "concat": concat}
+
+
+class Packer:
+  """The sequences of a corpus's splits, counted as they pass.
+
+  Args:
+    documents: split → arrays [n] of tokens, one a document.
+    length: T.
+    how: one of PACKINGS.
+    end_id: the end-of-text token, which concat puts between documents; None: there is none.
+
+  Raises:
+    UserError: for concat without an end-of-text token.
+  """
+
+  def __init__(self, documents: Callable[[str], Iterable[np.ndarray]], length: int, how: str, end_id: int | None):
+    if how == "concat" and end_id is None:
+      raise UserError(
+        "data.packing=concat needs an end-of-text token, and the vocabulary of data.tokenizer has none: use another "
+        "tokenizer, or --config.data.packing=per_file"
+      )
+    self._documents, self._length = documents, length
+    self._options = {"end_id": end_id} if how == "concat" else {}
+    self._pack = PACKINGS[how]
+    self.counts: dict[str, dict[str, int]] = {}  # of each split whose blocks were asked for
+
+  def blocks(self, split: str) -> Iterator[np.ndarray]:
+    """Arrays [k, T], one a document."""
+    counts = self.counts[split] = dict.fromkeys(("documents", "too short", "tokens", "sequences"), 0)
+
+    def counted() -> Iterator[np.ndarray]:
+      for tokens in self._documents(split):
+        counts["documents"] += 1
+        counts["too short"] += len(tokens) < self._length
+        counts["tokens"] += len(tokens)
+        yield tokens
+
+    for block in self._pack(counted(), self._length, **self._options):
+      counts["sequences"] += len(block)
+      yield block
 
 
 def example(tokens_BxT: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,22 +3,20 @@
 from collections.abc import Iterator
 import dataclasses
 import hashlib
-import os
 import pathlib
 from typing import Protocol
 
-from absl import logging
 import grain
 import numpy as np
 
-from entropy_attn.data import builder, codeparrot, languini, packing, text_files
+from entropy_attn.data import builder, corpora, languini, packing, text_files
 from entropy_attn.data import tokenizer as tokenizer_lib
-from entropy_attn.errors import UserError, check_choice
+from entropy_attn.errors import UserError
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)  # in batches
 
 
-class Source(Protocol):
+class Sequences(Protocol):
   """Sequences by number."""
 
   def __len__(self) -> int: ...
@@ -41,8 +39,8 @@ class Dataset:
     description: one line for the log.
   """
 
-  train: Source
-  valid: Source
+  train: Sequences
+  valid: Sequences
   vocab_size: int
   shuffle: bool
   description: str
@@ -54,27 +52,25 @@ def prepare(config) -> Dataset:
   Raises:
     UserError: for a fault of the config or the text: what, where, and what to do.
   """
-  if config.data.name == "languini":
+  length, how = config.model.context_length, config.data.packing
+  if config.data.name == corpora.IN_PLACE:
     train, valid, description = languini.open_books(config)
     return Dataset(train, valid, config.model.vocab_size, False, description)
-  corpus = _corpus(config)
-  tokenizer = _tokenizer(config, corpus)
-  end_id = _end_id(config, tokenizer)
-  length, packing_name = config.model.context_length, config.data.packing
-  identity = text_files.fingerprint((corpus.fingerprint, tokenizer.fingerprint, length, packing_name))
-  counts = {split: dict.fromkeys(("documents", "too short", "tokens", "sequences"), 0) for split in builder.SPLITS}
-
-  def blocks(split: str) -> Iterator[np.ndarray]:
-    return _blocks(corpus.documents(split), tokenizer, length, end_id, counts[split])
-
-  built = builder.PackedConfig(
-    name=f"{corpus.name}-T{length}-V{tokenizer.vocab_size}-{packing_name}-{identity}",
+  root = pathlib.Path(config.data.data_dir).expanduser()
+  corpus = corpora.CORPORA[config.data.name](config.data)
+  tokenizer = tokenizer_lib.of_corpus(corpus, config, root)
+  packer = packing.Packer(
+    lambda split: tokenizer_lib.tokenize(corpus.documents(split), tokenizer), length, how, tokenizer.end_id
+  )
+  identity = text_files.fingerprint((corpus.fingerprint, tokenizer.fingerprint, length, how))
+  packed = builder.PackedConfig(
+    name=f"{corpus.name}-T{length}-V{tokenizer.vocab_size}-{how}-{identity}",
     length=length,
     dtype=tokenizer.dtype,
-    blocks=blocks,
-    counts=lambda: {**counts, "skipped": dict(corpus.skipped)},
+    blocks=packer.blocks,
+    counts=lambda: {**packer.counts, "skipped": dict(corpus.skipped)},
   )
-  sources, counted = builder.build(_data_dir(config), built)
+  sources, counted = builder.build(root, packed)
   return Dataset(sources["train"], sources["valid"], tokenizer.vocab_size, True, f"{corpus.name}: {_describe(counted)}")
 
 
@@ -84,13 +80,14 @@ def open_tokenizer(config) -> tokenizer_lib.Tokenizer:
   Raises:
     UserError: as `prepare`; for languini without data.tokenizer.
   """
-  if config.data.name == "languini":
-    if not config.data.tokenizer:
-      raise UserError("languini: name its SentencePiece model, --config.data.tokenizer=books_16384.model")
-    tokenizer = tokenizer_lib.open_tokenizer(config.data.tokenizer)
-    tokenizer_lib.check_vocab_size(tokenizer.vocab_size, config.model.vocab_size, config.data.tokenizer)
-    return tokenizer
-  return _tokenizer(config, _corpus(config))
+  if config.data.name != corpora.IN_PLACE:
+    corpus = corpora.CORPORA[config.data.name](config.data)
+    return tokenizer_lib.of_corpus(corpus, config, pathlib.Path(config.data.data_dir).expanduser())
+  if not config.data.tokenizer:
+    raise UserError("languini: name its SentencePiece model, --config.data.tokenizer=books_16384.model")
+  tokenizer = tokenizer_lib.open_tokenizer(config.data.tokenizer)
+  tokenizer_lib.check_vocab_size(tokenizer.vocab_size, config.model.vocab_size, config.data.tokenizer)
+  return tokenizer
 
 
 def train_iterator(dataset: Dataset, config, *, shard_index: int = 0, shard_count: int = 1) -> grain.DatasetIterator:
@@ -144,7 +141,7 @@ def eval_batch_count(dataset: Dataset, config) -> int:
   return min(count, config.eval.batches) if config.eval.batches else count
 
 
-def _padded(source: Source, indices: range, rows: int) -> dict[str, np.ndarray]:
+def _padded(source: Sequences, indices: range, rows: int) -> dict[str, np.ndarray]:
   """The sequences at `indices` and, for those past the end, rows of zeros."""
   present = [i for i in indices if i < len(source)]
   batch = source.batch(present or [0])  # a shard without rows still needs their shape
@@ -154,73 +151,6 @@ def _padded(source: Source, indices: range, rows: int) -> dict[str, np.ndarray]:
   for name, value in batch.items():
     padded[name][: len(present)] = value[: len(present)]
   return padded
-
-
-def _corpus(config):
-  data = config.data
-  match data.name:
-    case "python_source":
-      return text_files.python_source(data.include_site_packages, data.valid_fraction)
-    case "text_files":
-      return text_files.text_files(data.path, data.valid_fraction)
-    case "codeparrot":
-      return codeparrot.codeparrot(data)
-  check_choice("data.name", data.name, ("python_source", "codeparrot", "languini", "text_files"))
-  raise AssertionError(data.name)
-
-
-def _tokenizer(config, corpus) -> tokenizer_lib.Tokenizer:
-  """Opened where the config names one, else trained once on the training text; python_source always trains its own."""
-  data, vocab_size = config.data, config.model.vocab_size
-  if data.name == "codeparrot" and not data.tokenizer:
-    raise UserError(
-      "codeparrot needs a tokenizer: --config.data.tokenizer=huggingface-course/code-search-net-tokenizer, or a file"
-    )
-  if data.name != "python_source" and data.tokenizer:
-    tokenizer = tokenizer_lib.open_tokenizer(data.tokenizer)
-    tokenizer_lib.check_vocab_size(tokenizer.vocab_size, vocab_size, f"data.tokenizer={data.tokenizer!r}")
-    return tokenizer
-  path = _data_dir(config) / "tokenizers" / f"{corpus.name}-V{vocab_size}-{corpus.fingerprint}.json"
-
-  def train() -> None:
-    unfinished = path.with_name(f"incomplete.{path.name}")
-    tokenizer_lib.train(corpus.documents("train"), vocab_size, unfinished)
-    os.replace(unfinished, path)
-
-  if not path.exists():
-    logging.info("training a byte-level BPE of %d entries on the training text", vocab_size)
-  builder.once(path, train)
-  return tokenizer_lib.open_tokenizer(str(path))
-
-
-def _end_id(config, tokenizer: tokenizer_lib.Tokenizer) -> int | None:
-  """The token between documents; None: documents are not joined."""
-  if config.data.packing == "per_file":
-    return None
-  check_choice("data.packing", config.data.packing, ("per_file", "concat"))
-  if tokenizer.end_id is None:
-    raise UserError(
-      f"data.packing=concat needs an end-of-text token and data.tokenizer={config.data.tokenizer!r} has none: use "
-      "another tokenizer, or --config.data.packing=per_file"
-    )
-  return tokenizer.end_id
-
-
-def _blocks(texts, tokenizer, length, end_id, counts) -> Iterator[np.ndarray]:
-  """Packed sequences [k, T], one array a document; adds what passes to `counts`."""
-  documents = _counted(tokenizer_lib.tokenize(texts, tokenizer), length, counts)
-  packed = packing.per_file(documents, length) if end_id is None else packing.concat(documents, length, end_id)
-  for block in packed:
-    counts["sequences"] += len(block)
-    yield block
-
-
-def _counted(documents, length, counts) -> Iterator[np.ndarray]:
-  for tokens in documents:
-    counts["documents"] += 1
-    counts["too short"] += len(tokens) < length
-    counts["tokens"] += len(tokens)
-    yield tokens
 
 
 def _describe(counted: dict) -> str:
@@ -244,7 +174,3 @@ def _rows_per_shard(field: str, size: int, shard_index: int, shard_count: int) -
 def _shuffle_seed(seed: int) -> int:
   # Grain shuffles epoch e with seed + e: hashed, so that one seed's second epoch is not the next one's first.
   return int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest())
-
-
-def _data_dir(config) -> pathlib.Path:
-  return pathlib.Path(config.data.data_dir).expanduser()

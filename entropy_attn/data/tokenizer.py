@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 
+from absl import logging
 import numpy as np
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from entropy_attn.data import hub
+from entropy_attn.data.once import once
 from entropy_attn.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -70,6 +73,35 @@ def open_tokenizer(name: str) -> Tokenizer:
   if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
     return _vocab_and_merges(path)
   raise UserError(f"data.tokenizer={name!r}: {path} holds neither tokenizer.json nor vocab.json with merges.txt")
+
+
+def of_corpus(corpus, config, root: pathlib.Path) -> Tokenizer:
+  """The tokenizer that a config names for a corpus; else one trained once on the corpus's text and kept below `root`.
+
+  python_source always trains its own, and codeparrot never does.
+
+  Args:
+    corpus: a `corpora.Corpus`.
+    config: its data group names the tokenizer, its model group the size of the vocabulary.
+
+  Raises:
+    UserError: when the named one cannot be opened or has another size, or the text is too small to train one.
+  """
+  data, vocab_size = config.data, config.model.vocab_size
+  if data.name != "python_source" and data.tokenizer:
+    tokenizer = open_tokenizer(data.tokenizer)
+    check_vocab_size(tokenizer.vocab_size, vocab_size, f"data.tokenizer={data.tokenizer!r}")
+    return tokenizer
+  path = root / "tokenizers" / f"{corpus.name}-V{vocab_size}-{corpus.fingerprint}.json"
+
+  def make() -> None:
+    logging.info("training a byte-level BPE of %d entries on the training text", vocab_size)
+    unfinished = path.with_name(f"incomplete.{path.name}")
+    train(corpus.documents("train"), vocab_size, unfinished)
+    os.replace(unfinished, path)
+
+  once(path, make)
+  return _json(path)
 
 
 def train(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -> None:

@@ -7,7 +7,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -128,7 +127,7 @@ def test_processes_that_build_at_once_agree(tmp_path, folder):
   first = _start(data_dir, folder, "hang")
   assert first.stdout.readline() == "half\n"
   second = _start(data_dir, folder, "go")
-  time.sleep(4)  # it waits for the first, which waits for us
+  assert any("waiting for it" in line for line in second.stderr)  # for the first, which waits for us
   assert second.poll() is None
   outputs = [first.communicate(), second.communicate()]
   assert [p.returncode for p in (first, second)] == [0, 0], outputs

@@ -1,0 +1,56 @@
+"""What is built once and kept: by one process at a time, whole or not at all."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import errno
+import pathlib
+import shutil
+
+from absl import logging
+import filelock
+
+from entropy_attn.errors import UserError, is_disk_full
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+def once(path: pathlib.Path, make: Callable[[], None]) -> None:
+  """Calls make(), which creates `path` by a rename, unless it exists; one process at a time.
+
+  Raises:
+    UserError: when the folder of `path` cannot be written, or the disk is full.
+  """
+  if path.exists():
+    return
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(f"{path.parent}.lock", path):
+      if path.exists():
+        return
+      for leftover in path.parent.glob("incomplete.*"):  # of a build that was killed: we hold the lock
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+      make()
+  except (OSError, RuntimeError) as error:  # the record writer reports a full disk as RuntimeError
+    if is_disk_full(error):
+      raise UserError(
+        f"no space left for {path}: free some, or build elsewhere with --config.data.data_dir=FOLDER"
+      ) from error
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+      raise UserError(
+        f"{path} cannot be written ({error.strerror}): choose a folder with --config.data.data_dir=FOLDER"
+      ) from error
+    raise
+
+
+@contextlib.contextmanager
+def _locked(lock_path: str, what: pathlib.Path) -> Iterator[None]:
+  lock = filelock.FileLock(lock_path)  # the system frees it when its process dies
+  try:
+    lock.acquire(blocking=False)
+  except filelock.Timeout:
+    logging.warning("another process is making %s: waiting for it", what)
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
