@@ -13,14 +13,4 @@ from entropy_attn import config
 
 
 def get_config(setting: str = "T128"):
-  c = config.codeparrot(setting)
-  c.model.update(
-    norm="none",
-    activation="identity",
-    ffn="fused",
-    residual_scaling=True,
-    temperature="per_head_position",
-    temperature_init=1e-2,
-  )
-  c.regularizer.weight = 1e-5
-  return c
+  return config.codeparrot(setting, "ereg")

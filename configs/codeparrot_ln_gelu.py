@@ -13,4 +13,4 @@ from entropy_attn import config
 
 
 def get_config(setting: str = "T128"):
-  return config.codeparrot(setting)
+  return config.codeparrot(setting, "ln_gelu")

@@ -12,6 +12,4 @@ from entropy_attn import config
 
 
 def get_config(setting: str = "T128"):
-  c = config.codeparrot(setting)
-  c.model.update(norm="none", activation="relu")
-  return c
+  return config.codeparrot(setting, "relu")

@@ -13,6 +13,4 @@ from entropy_attn import config
 
 
 def get_config(setting: str = "T128"):
-  c = config.codeparrot(setting)
-  c.model.update(norm="none", activation="identity", residual_scaling=True)
-  return c
+  return config.codeparrot(setting, "scffn")

@@ -14,6 +14,4 @@ from entropy_attn import config
 
 def get_config(argument: str = "ffn"):
   targets, _, setting = argument.partition(",")
-  c = config.codeparrot(setting or "T128")
-  c.model.update(norm="none", activation="identity", reparam="spectral", reparam_targets=targets)
-  return c
+  return config.codeparrot(setting or "T128", "snorm", targets)

@@ -12,14 +12,4 @@ from entropy_attn import config
 
 
 def get_config(budget: str = "1.2B"):
-  c = config.languini(budget)
-  c.model.update(
-    norm="none",
-    activation="identity",
-    ffn="fused",
-    residual_scaling=True,
-    temperature="per_head_position",
-    temperature_init=1e-1,
-  )
-  c.regularizer.weight = 5e-5
-  return c
+  return config.languini(budget, "ereg")

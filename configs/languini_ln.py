@@ -12,6 +12,4 @@ from entropy_attn import config
 
 
 def get_config(budget: str = "1.2B"):
-  c = config.languini(budget)
-  c.model.update(activation="identity")
-  return c
+  return config.languini(budget, "ln")

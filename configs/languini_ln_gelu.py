@@ -12,4 +12,4 @@ from entropy_attn import config
 
 
 def get_config(budget: str = "1.2B"):
-  return config.languini(budget)
+  return config.languini(budget, "ln_gelu")

@@ -12,6 +12,4 @@ from entropy_attn import config
 
 
 def get_config(budget: str = "1.2B"):
-  c = config.languini(budget)
-  c.model.update(norm="none", activation="identity", ffn="fused", residual_scaling=True)
-  return c
+  return config.languini(budget, "scfuffn")

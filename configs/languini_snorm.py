@@ -13,6 +13,4 @@ from entropy_attn import config
 
 def get_config(argument: str = "ffn"):
   targets, _, budget = argument.partition(",")
-  c = config.languini(budget or "1.2B")
-  c.model.update(norm="none", activation="identity", reparam="spectral", reparam_targets=targets)
-  return c
+  return config.languini(budget or "1.2B", "snorm", targets)

@@ -12,8 +12,4 @@ from entropy_attn import config
 
 
 def get_config():
-  c = config.codeparrot("quick")
-  c.model.update(norm="none", activation="identity", ffn="fused", residual_scaling=True)
-  c.model.update(temperature="per_head_position", temperature_init=1e-2)
-  c.regularizer.weight = 1e-5
-  return c
+  return config.codeparrot("quick", "ereg")

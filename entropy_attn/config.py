@@ -9,41 +9,71 @@ import math
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from entropy_attn import attention, entropy, model, optimizer, reparam
+from entropy_attn.data import corpora, packing
 from entropy_attn.errors import UserError, check_choice
 
-# The values that a field accepts, by "group.field".
+# The values that a field accepts, by "group.field": those that the code behind it implements.
 CHOICES = {
-  "model.norm": ("layernorm", "none"),
-  "model.activation": ("gelu", "relu", "identity"),
-  "model.gelu": ("erf", "tanh"),
-  "model.ffn": ("mlp", "fused"),
-  "model.reparam": ("none", "weight", "spectral"),
-  "model.reparam_targets": ("qk", "ffn", "qk+ffn", "qkv+ffn", "qkvo+ffn"),
-  "model.temperature": ("none", "per_head", "per_head_position"),
-  "model.bias": ("none", "qk", "all"),
-  "model.ffn_out_init": ("plain", "depth_scaled"),
-  "model.dtype": ("bfloat16", "float32"),
-  "model.attention": ("auto", "reference", "blockwise", "gpu", "tpu"),
-  "regularizer.reduction": ("per_query_sum", "head_mean"),
-  "regularizer.sides": ("both", "upper"),
-  "regularizer.ceiling": ("log_T", "causal"),
-  "optimizer.schedule": ("linear", "cosine"),
+  "model.norm": model.NORMS,
+  "model.activation": model.ACTIVATIONS,
+  "model.gelu": model.GELUS,
+  "model.ffn": model.FFNS,
+  "model.reparam": reparam.KINDS,
+  "model.reparam_targets": reparam.TARGETS,
+  "model.temperature": model.TEMPERATURES,
+  "model.temperature_form": model.TEMPERATURE_FORMS,
+  "model.bias": model.BIASED,
+  "model.ffn_out_init": model.FFN_OUT_INITS,
+  "model.dtype": model.DTYPES,
+  "model.attention": attention.IMPLEMENTATIONS,
+  "regularizer.reduction": entropy.REDUCTIONS,
+  "regularizer.sides": entropy.SIDES,
+  "regularizer.ceiling": entropy.CEILINGS,
+  "optimizer.schedule": optimizer.SCHEDULES,
   "train.on_nonfinite": ("stop", "record"),
-  "data.name": ("python_source", "codeparrot", "languini", "text_files"),
-  "data.packing": ("per_file", "concat"),
+  "data.name": corpora.NAMES,
+  "data.packing": packing.PACKINGS,
 }
 
-# Values that must be at least this much, by "group.field".
-_AT_LEAST = {
-    "model.num_layers": 1, "model.num_heads": 1, "model.d_model": 1, "model.context_length": 2,
-    "model.max_positions": 2, "model.vocab_size": 2, "regularizer.weight": 0, "regularizer.gamma": 0,
-    "regularizer.reference_batch": 1, "optimizer.learning_rate": 0, "optimizer.final_learning_rate": 0,
-    "optimizer.warmup_steps": 0, "optimizer.warmup_fraction": 0, "optimizer.weight_decay": 0,
-    "optimizer.clip_norm": 0, "train.steps": 1, "train.batch_size": 1, "train.accumulation": 1,
-    "train.log_every": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "eval.every": 0,
-    "eval.batch_size": 1, "eval.batches": 0, "eval.last_n": 0, "data.max_train_files": 1,
-    "data.max_valid_files": 1, "mesh.fsdp": 1, "mesh.tensor": 1,
+# What a number must at least be, and what it must stay below, by "group.field".
+BOUNDS = {
+    "model.num_layers": (1, None), "model.num_heads": (1, None), "model.d_model": (1, None),
+    "model.context_length": (2, None), "model.max_positions": (2, None), "model.vocab_size": (2, None),
+    "model.alpha_init": (None, None), "model.beta_init": (None, None), "model.temperature_init": (None, None),
+    "model.embedding_dropout": (0, 1), "model.init_std": (0, None), "regularizer.weight": (0, None),
+    "regularizer.gamma": (0, None), "regularizer.reference_batch": (1, None),
+    "regularizer.threshold_init": (None, None), "optimizer.learning_rate": (0, None),
+    "optimizer.final_learning_rate": (0, None), "optimizer.warmup_steps": (0, None),
+    "optimizer.warmup_fraction": (0, None), "optimizer.b1": (0, 1), "optimizer.b2": (0, 1), "optimizer.eps": (0, None),
+    "optimizer.weight_decay": (0, None), "optimizer.clip_norm": (0, None), "train.steps": (1, None),
+    "train.batch_size": (1, None), "train.accumulation": (1, None), "train.seed": (-(2**63), 2**63),
+    "train.log_every": (1, None), "train.checkpoint_every": (1, None), "train.keep_checkpoints": (1, None),
+    "eval.every": (0, None), "eval.batch_size": (1, None), "eval.batches": (0, None), "eval.last_n": (0, None),
+    "eval.max_entropy": (0, None), "data.max_train_files": (1, None), "data.max_valid_files": (1, None),
+    "data.valid_fraction": (0, 1), "mesh.data": (-1, None), "mesh.fsdp": (1, None), "mesh.tensor": (1, None),
 }  # fmt: skip
+
+_SOFTMAX_ONLY = {"norm": "none", "activation": "identity"}
+_SCALED = _SOFTMAX_ONLY | {"residual_scaling": True}
+_FUSED = _SCALED | {"ffn": "fused"}
+_TEMPERED = _FUSED | {"temperature": "per_head_position"}
+# The paper's architectures (Tables 1, 2, 5 and 6), by the names of their config files: what each sets of the model.
+# `architecture_name` has them in the paper's notation, and `published` what it printed of them.
+ARCHITECTURES = {
+  "ln_gelu": {},
+  "ln_relu": {"activation": "relu"},
+  "ln": {"activation": "identity"},
+  "gelu": {"norm": "none"},
+  "relu": {"norm": "none", "activation": "relu"},
+  "sm": _SOFTMAX_ONLY,
+  "wnorm": _SOFTMAX_ONLY | {"reparam": "weight"},
+  "snorm": _SOFTMAX_ONLY | {"reparam": "spectral"},
+  "scffn": _SCALED,
+  "scfuffn": _FUSED,
+  "scfuffn_t": _TEMPERED,
+  "ereg": _TEMPERED,  # and the regulariser
+}
 
 
 def base() -> ConfigDict:
@@ -138,10 +168,15 @@ def base() -> ConfigDict:
   )
 
 
-def codeparrot(setting: str = "T128") -> ConfigDict:
+def codeparrot(setting: str = "T128", architecture: str = "ln_gelu", targets: str = "ffn") -> ConfigDict:
   """The settings behind the CodeParrot tables: T128 (Tables 2, 3), T256 (7), L18 (8); quick: a laptop's size.
 
   quick is the same recipe for L=6, H=4, d=128 on the Python sources of the machine's own standard library.
+
+  Args:
+    setting: one of those.
+    architecture: one of ARCHITECTURES.
+    targets: model.reparam_targets, for wnorm and snorm.
   """
   check_choice("the config's argument", setting, ("T128", "T256", "L18", "quick"))
   c = base()
@@ -158,11 +193,18 @@ def codeparrot(setting: str = "T128") -> ConfigDict:
     c.train.update(steps=600, batch_size=32, accumulation=1, log_every=10, checkpoint_every=200)
     c.eval.update(every=200, batch_size=32)
     c.data.update(name="python_source", tokenizer="")
-  return c
+  if architecture == "sm":  # published as NaN: a finding, and no failure
+    c.train.on_nonfinite = "record"
+  return _of_architecture(c, architecture, targets, temperature_init=1e-2, weight=1e-5)
 
 
-def languini(budget: str = "1.2B") -> ConfigDict:
-  """The settings behind the Languini table (Table 4), T=512: 1.2B, 2.4B or 4.8B tokens."""
+def languini(budget: str = "1.2B", architecture: str = "ln_gelu", targets: str = "ffn") -> ConfigDict:
+  """The settings behind the Languini table (Table 4), T=512: 1.2B, 2.4B or 4.8B tokens.
+
+  Args:
+    budget: one of those.
+    architecture, targets: as for `codeparrot`.
+  """
   budgets = {"1.2B": (18_265, 128), "2.4B": (36_529, 128), "4.8B": (36_529, 256)}
   check_choice("the config's argument", budget, budgets)
   c = base()
@@ -179,6 +221,17 @@ def languini(budget: str = "1.2B") -> ConfigDict:
   c.train.update(steps=steps, batch_size=batch_size, accumulation=batch_size // 32)
   c.eval.batch_size = 32
   c.data.update(name="languini", path="data/languini")
+  return _of_architecture(c, architecture, targets, temperature_init=1e-1, weight=5e-5)
+
+
+def _of_architecture(c: ConfigDict, name: str, targets: str, *, temperature_init: float, weight: float) -> ConfigDict:
+  """The settings with the fields of an architecture; the last two are the family's own, where it has use for them."""
+  check_choice("architecture", name, ARCHITECTURES)
+  c.model.update(ARCHITECTURES[name] | {"reparam_targets": targets})
+  if c.model.temperature != "none":
+    c.model.temperature_init = temperature_init
+  if name == "ereg":
+    c.regularizer.weight = weight
   return c
 
 
@@ -195,6 +248,13 @@ def architecture_name(config: ConfigDict) -> str:
   return f"EReg({name})" if config.regularizer.weight > 0 else name
 
 
+def describe(config: ConfigDict) -> str:
+  """The architecture, and the weight of its regulariser where it has one: one line for the user."""
+  weight = effective_weight(config)
+  regulariser = f", effective weight {weight:.3g} on {config.regularizer.reduction}" if weight > 0 else ""
+  return architecture_name(config) + regulariser
+
+
 def validate(config: ConfigDict) -> None:
   """Raises UserError for an unknown or missing field, an unknown value, or fields that contradict each other."""
   reference = base()
@@ -206,9 +266,8 @@ def validate(config: ConfigDict) -> None:
     check_choice("config group", group, reference)
   for name, choices in CHOICES.items():
     check_choice(name, _get(config, name), choices)
-  for name, least in _AT_LEAST.items():
-    if not _get(config, name) >= least:
-      raise UserError(f"{name}={_get(config, name)} must be at least {least}")
+  for name, (least, end) in BOUNDS.items():
+    _check_bounds(name, _get(config, name), least, end)
   _check_model(config.model)
   _check_training(config)
 
@@ -239,8 +298,8 @@ def _check_model(m) -> None:
     )
   if m.temperature != "none" and m.temperature_init <= 0:
     raise UserError(f"model.temperature_init={m.temperature_init} must be positive")
-  if not 0 <= m.embedding_dropout < 1:
-    raise UserError(f"model.embedding_dropout={m.embedding_dropout} must be in [0, 1)")
+  if m.alpha_init == 0:
+    raise UserError("model.alpha_init=0 must not be 0: the FFN's output is divided by it")
 
 
 def _check_training(c: ConfigDict) -> None:
@@ -256,10 +315,39 @@ def _check_training(c: ConfigDict) -> None:
     raise UserError(
       f"eval.last_n={c.eval.last_n} needs data.name=languini, not {c.data.name}: other records do not overlap"
     )
-  if not 0 < c.data.valid_fraction < 1:
-    raise UserError(f"data.valid_fraction={c.data.valid_fraction} must be in (0, 1)")
-  if c.mesh.data != -1 and c.mesh.data < 1:
-    raise UserError(f"mesh.data={c.mesh.data} must be positive, or -1 for all remaining devices")
+  for name in ("data.valid_fraction", "eval.max_entropy"):
+    if _get(c, name) == 0:
+      raise UserError(f"{name}=0 must be more than 0")
+  if c.mesh.data == 0:
+    raise UserError("mesh.data=0 must be positive, or -1 for all remaining devices")
+
+
+def _check_bounds(name: str, value, least, end) -> None:
+  """Raises UserError for a number that is not finite, below `least`, or not below `end`; None is no bound."""
+  if value is None:  # a field that may be unset
+    return
+  if not math.isfinite(value):
+    raise UserError(f"{name}={value} must be a finite number")
+  if least is not None and value < least:
+    raise UserError(f"{name}={value} must be at least {least}")
+  if end is not None and value >= end:
+    raise UserError(f"{name}={value} must be below {end}")
+
+
+def effective_weight(config: ConfigDict) -> float:
+  """What multiplies the penalty in the loss.
+
+  The released code sums its per-query penalty over a microbatch: lambda × reference_batch on our mean is the same
+  value at that microbatch, and stays it at any other. Algorithm 1 (head_mean) sums over nothing: lambda itself.
+  """
+  r = config.regularizer
+  return r.weight * (r.reference_batch if r.reduction == "per_query_sum" else 1)
+
+
+def bins_max(config: ConfigDict) -> float:
+  """The Max of the head bins, nats: eval.max_entropy, else the causal ceiling, one number for all models of one T."""
+  chosen = config.eval.max_entropy
+  return causal_ceiling(config.model.context_length) if chosen is None else chosen
 
 
 def causal_ceiling(length: int) -> float:

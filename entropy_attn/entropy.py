@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 REDUCTIONS = ("per_query_sum", "head_mean")
 SIDES = ("both", "upper")
@@ -75,6 +76,31 @@ def head_shares(entropy_LxH, max_entropy: float | None = None) -> jax.Array:
   bin_of = sum((entropy >= largest * k / 4).astype(jnp.int32) for k in (1, 2, 3))
   bin_of = jnp.where(entropy > 0, bin_of, 0)  # a head at zero has collapsed, even where Max is zero
   return jnp.stack([jnp.mean((bin_of == k) & finite) for k in range(4)])
+
+
+def head_statistics(entropy_LxH, max_entropy: float) -> dict:
+  """What a record says of the heads, NumPy arrays ready for `metrics`.
+
+  Args:
+    entropy_LxH: mean entropy of each head, nats.
+    max_entropy: the bins' Max in nats.
+
+  Returns:
+    entropy_LxH, its layer means entropy_L, max_entropy, and the `head_shares` against it and against the largest
+    observed entropy.
+  """
+  return {
+    "entropy_LxH": np.asarray(entropy_LxH),
+    "entropy_L": np.mean(entropy_LxH, axis=1),
+    "max_entropy": max_entropy,
+    "head_shares": np.asarray(head_shares(entropy_LxH, max_entropy)),
+    "head_shares_observed_max": np.asarray(head_shares(entropy_LxH)),
+  }
+
+
+def collapsed_heads(entropy_LxH, max_entropy: float) -> list[str]:
+  """The heads in the lowest bin, below Max/4, as 'L11H3'."""
+  return [f"L{l}H{h}" for l, h in np.argwhere(np.asarray(entropy_LxH, float) < max_entropy / 4)]
 
 
 def penalty(

@@ -21,6 +21,20 @@ _HEADS = ("batch", "length", "heads", "head_width")
 
 _LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
 
+# What each choice of a field of config.model stands for; `config` offers these and no others.
+NORMS = {"layernorm": _LayerNorm, "none": lambda name: lambda x: x}
+GELUS = {"erf": functools.partial(nn.gelu, approximate=False), "tanh": functools.partial(nn.gelu, approximate=True)}
+ACTIVATIONS = {"gelu": lambda c: GELUS[c.gelu], "relu": lambda c: nn.relu, "identity": lambda c: lambda x: x}
+FFNS = ("mlp", "fused")
+BIASED = {"none": (), "qk": ("q", "k"), "all": ("q", "k", "v", "o", "up", "down", "fused")}  # the linears that have one
+TEMPERATURES = {"none": None, "per_head": lambda H, T: (H,), "per_head_position": lambda H, T: (H, T)}  # their shapes
+TEMPERATURE_FORMS = {  # what is learned of a temperature t, and t of what is learned
+  "direct": (lambda t: t, lambda learned: learned),
+  "log": (math.log, jnp.exp),
+}
+FFN_OUT_INITS = {"plain": lambda c: c.init_std, "depth_scaled": lambda c: c.init_std / (2 * c.num_layers) ** 0.5}
+DTYPES = ("bfloat16", "float32")
+
 
 class GPT(nn.Module):
   """The whole model.
@@ -85,7 +99,7 @@ class GPT(nn.Module):
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
     x_BxTxD = self.dropout(x_BxTxD + self.position_embedding[:T], deterministic=not train)
-    x_BxTxD = nn.with_logical_constraint(x_BxTxD, _STREAM)
+    x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
     x_BxTxD, out = self.blocks(x_BxTxD, None)
     return self.ln_f(x_BxTxD), out
 
@@ -103,7 +117,7 @@ class GPT(nn.Module):
     return cross_entropy_sum(x_BxTxD, self.head_DxV(), targets_BxT, weights_BxT, self.config.dtype), out
 
   def head_DxV(self) -> jax.Array:
-    """What projects onto the vocabulary."""
+    """The vocabulary projection: the token embedding itself where they are tied."""
     return self.token_embedding.T if self.config.tie_embeddings else self.head
 
 
@@ -125,10 +139,10 @@ class Block(nn.Module):
     B, T, D = x_BxTxD.shape
     H, K = c.num_heads, D // c.num_heads
     linear = functools.partial(Linear, c, D)
-    h_BxTxD = _LayerNorm(name="ln_attn")(x_BxTxD) if c.norm == "layernorm" else x_BxTxD
+    h_BxTxD = NORMS[c.norm](name="ln_attn")(x_BxTxD)
     q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (
-      nn.with_logical_constraint(
-        linear(use_bias=c.bias == "all" or (c.bias == "qk" and name != "v"), name=name)(h_BxTxD).reshape(B, T, H, K),
+      sharding.constrain(
+        linear(name=name)(h_BxTxD).reshape(B, T, H, K),
         _HEADS,
       )
       for name in ("q", "k", "v")
@@ -144,43 +158,41 @@ class Block(nn.Module):
       (_HEADS, _HEADS),
       *arrays.values(),
     )
-    out_BxTxD = linear(use_bias=c.bias == "all", name="o")(out_BxTxHxK.reshape(B, T, D))
-    return nn.with_logical_constraint(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH
+    out_BxTxD = linear(name="o")(out_BxTxHxK.reshape(B, T, D))
+    return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH
 
   def temperature(self, T: int) -> jax.Array:
     """The learned softmax temperature t of each head, [H], or of each head and query, [H, T] (appendix A)."""
     c = self.config
-    shape = (c.num_heads,) if c.temperature == "per_head" else (c.num_heads, c.context_length)
-    start = math.log(c.temperature_init) if c.temperature_form == "log" else c.temperature_init
-    learned = self.param("temperature", nn.initializers.constant(start), shape)
-    learned = learned if c.temperature == "per_head" else learned[:, :T]
-    return jnp.exp(learned) if c.temperature_form == "log" else learned
+    to_learn, of_learned = TEMPERATURE_FORMS[c.temperature_form]
+    start = nn.initializers.constant(to_learn(c.temperature_init))
+    learned = self.param("temperature", start, TEMPERATURES[c.temperature](c.num_heads, c.context_length))
+    return of_learned(learned[..., :T] if learned.ndim == 2 else learned)
 
   def feed_forward(self, x_BxTxD: jax.Array) -> jax.Array:
     """x + FFN(LN(x)), or with residual scaling beta x + FFN(LN(x)) / alpha (eq. 8)."""
     c = self.config
     D = x_BxTxD.shape[-1]
-    out_std = c.init_std / (2 * c.num_layers) ** 0.5 if c.ffn_out_init == "depth_scaled" else c.init_std
-    linear = functools.partial(Linear, c, use_bias=c.bias == "all")
-    h_BxTxD = _LayerNorm(name="ln_ffn")(x_BxTxD) if c.norm == "layernorm" else x_BxTxD
+    out_std = FFN_OUT_INITS[c.ffn_out_init](c)
+    linear = functools.partial(Linear, c)
+    h_BxTxD = NORMS[c.norm](name="ln_ffn")(x_BxTxD)
     if c.ffn == "fused":
       h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
     else:
-      h_BxTxF = _activation(c)(linear(4 * D, name="up")(h_BxTxD))
+      h_BxTxF = ACTIVATIONS[c.activation](c)(linear(4 * D, name="up")(h_BxTxD))
       h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
       beta = self.param("beta", nn.initializers.constant(c.beta_init), ())
       x_BxTxD, h_BxTxD = beta * x_BxTxD, h_BxTxD / alpha
-    return nn.with_logical_constraint(x_BxTxD + h_BxTxD, _STREAM)
+    return sharding.constrain(x_BxTxD + h_BxTxD, _STREAM)
 
 
 class Linear(nn.Module):
-  """x W + b in config.dtype, with W normalised if config.reparam names this linear."""
+  """x W + b in config.dtype: W normalised if config.reparam names this linear, b there if config.bias does."""
 
   config: FrozenConfigDict
   features: int
-  use_bias: bool = False
   init_std: float | None = None  # None: config.init_std
 
   @nn.compact
@@ -195,7 +207,7 @@ class Linear(nn.Module):
     elif kind == "spectral":
       kernel = self.spectral(kernel)
     y = x.astype(dtype) @ kernel.astype(dtype)
-    if self.use_bias:
+    if self.name in BIASED[c.bias]:
       y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
     return y
 
@@ -206,9 +218,3 @@ class Linear(nn.Module):
       # A random start needs more than one; torch's parametrisation takes 15 too.
       u.value = reparam.power_iteration(kernel, u.value, steps=15 if self.is_initializing() else 1)
     return reparam.spectral_normalise(kernel, u.value)
-
-
-def _activation(c):
-  if c.activation == "gelu":
-    return functools.partial(nn.gelu, approximate=c.gelu == "tanh")
-  return nn.relu if c.activation == "relu" else lambda x: x

@@ -10,16 +10,18 @@ import optax
 _DECAYED = ("kernel", "token_embedding", "position_embedding", "head")
 
 
+# The descent from a first rate to a last one over some steps, by config.optimizer.schedule.
+SCHEDULES = {
+  "linear": optax.linear_schedule,
+  "cosine": lambda first, last, steps: optax.cosine_decay_schedule(first, steps, alpha=last / first if first else 0.0),
+}
+
+
 def make_schedule(config: ConfigDict) -> optax.Schedule:
-  """Linear warm-up from 0, then a linear or cosine descent to the final rate at train.steps."""
+  """Linear warm-up from 0, then the descent to the final rate at train.steps."""
   c, steps = config.optimizer, config.train.steps
   warmup = min(c.warmup_steps or math.ceil(c.warmup_fraction * steps), steps)
-  rest = max(steps - warmup, 1)
-  if c.schedule == "linear":
-    descent = optax.linear_schedule(c.learning_rate, c.final_learning_rate, rest)
-  else:
-    least = c.final_learning_rate / c.learning_rate if c.learning_rate else 0.0
-    descent = optax.cosine_decay_schedule(c.learning_rate, rest, alpha=least)
+  descent = SCHEDULES[c.schedule](c.learning_rate, c.final_learning_rate, max(steps - warmup, 1))
   # The first update already moves: rate(0) = peak / warmup, as rate(warmup − 1) = peak.
   rise = optax.linear_schedule(c.learning_rate / max(warmup, 1), c.learning_rate, max(warmup - 1, 1))
   return optax.join_schedules([rise, descent], [warmup])

@@ -8,6 +8,8 @@ Kernels are [in, out]; every function also takes kernels stacked over layers, [L
 import jax
 import jax.numpy as jnp
 
+KINDS = ("none", "weight", "spectral")
+
 # The linears (by their names in the model) that each choice of model.reparam_targets normalises.
 TARGETS = {
   "qk": ("q", "k"),

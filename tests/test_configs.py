@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from entropy_attn import config as config_lib
+from entropy_attn import published, reparam
 from entropy_attn.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 ARGUMENTS = {"codeparrot": ("T128", "T256", "L18", "quick"), "languini": ("1.2B", "2.4B", "4.8B")}
-TARGETS = ("qk", "ffn", "qk+ffn", "qkv+ffn", "qkvo+ffn")
+TARGETS = tuple(reparam.TARGETS)
 ROWS = {
   "ln_gelu": "SM+LN+G",
   "ln_relu": "SM+LN+R",
@@ -35,6 +36,7 @@ def _get(name, *argument):
 def test_each_row_of_the_paper_has_a_file_in_both_families():
   names = {f"{family}_{row}" for family in ARGUMENTS for row in (*ROWS, *NORMALISED)} | {"quickstart"}
   assert {path.stem for path in CONFIGS.glob("*.py")} == names
+  assert set(config_lib.ARCHITECTURES) == {*ROWS, *NORMALISED}
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -183,3 +185,60 @@ def test_command_line_names_the_nearest(flags, nearest):
   assert result.returncode == 2
   assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
   assert nearest in result.stderr
+
+
+FREE_TEXT = {"data.path", "data.tokenizer", "data.data_dir", "data.eval_split"}  # checked where they are opened
+
+
+def test_every_field_is_checked():
+  for group, fields in config_lib.base().items():
+    for field, default in fields.items():
+      name = f"{group}.{field}"
+      rules = [name in config_lib.CHOICES, name in config_lib.BOUNDS, name in FREE_TEXT, isinstance(default, bool)]
+      assert sum(rules) == 1, f"{name}: give it choices or bounds"
+
+
+@pytest.mark.parametrize("name", config_lib.CHOICES)
+def test_a_value_that_is_no_choice_is_refused(name):
+  c = config_lib.base()
+  group, field = name.split(".")
+  for choice in config_lib.CHOICES[name]:
+    c[group][field] = choice
+  c[group][field] = "another"
+  with pytest.raises(UserError, match=f"{name}='another' is not one of "):
+    config_lib.validate(c)
+
+
+@pytest.mark.parametrize("name", config_lib.BOUNDS)
+def test_a_number_out_of_its_bounds_is_refused(name):
+  group, field = name.split(".")
+  least, end = config_lib.BOUNDS[name]
+  wrong = ([] if least is None else [least - 1]) + ([] if end is None else [end])
+  if not isinstance(config_lib.base()[group][field], int):
+    wrong += [float("nan"), float("inf")]
+  assert wrong
+  for value in wrong:
+    c = config_lib.base()
+    c[group][field] = float(value) if not isinstance(c[group][field], int) else value
+    with pytest.raises(UserError, match=name):
+      config_lib.validate(c)
+
+
+def test_a_published_row_is_an_architecture_at_a_setting():
+  for row in published.ROWS:
+    c = _get(f"{row.family}_{row.architecture}", row.setting)
+    assert config_lib.architecture_name(c) == row.model == ROWS[row.architecture]
+    assert (c.model.num_layers, c.model.context_length) == (row.layers, row.length)
+    for setting in row.perplexities:
+      _get(f"{row.family}_{row.architecture}", setting)
+  tables = [published.TABLE_2, published.TABLE_5, published.TABLE_6, published.FIGURE_2A_TOP]
+  assert {name for table in tables for name in table} <= set(config_lib.ARCHITECTURES)
+  (row,) = (row for row in published.ROWS if (row.table, row.architecture) == (3, "ereg"))
+  assert row.perplexities == {"T128": published.TABLE_2["ereg"]} and row.gigabytes == 6.43
+
+
+def test_what_the_docstrings_of_configs_say_was_published_is_what_was_published():
+  for row in published.ROWS:
+    said = (CONFIGS / f"{row.family}_{row.architecture}.py").read_text().partition('"""')[2].partition('"""')[0]
+    for setting, perplexity in row.perplexities.items():
+      assert f"{perplexity:.2f} ({setting})" in said, f"{row.name}, {setting}"

@@ -1,6 +1,4 @@
-import json
 import math
-import pathlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +8,7 @@ import numpy as np
 import oracles
 import pytest
 
-from entropy_attn import entropy
-
-PUBLISHED = pathlib.Path(__file__).parent / "published"
+from entropy_attn import entropy, published
 
 
 def naive_entropy(logits):
@@ -69,11 +65,11 @@ def test_nonfinite_logits_are_not_hidden_but_counted(bad):
 
 
 def test_published_heads_of_figure_3f_give_the_shares_of_figure_2a():
-  published = json.loads((PUBLISHED / "figure3f_sm_entropy.json").read_text())
-  heads = np.array(published["layers_by_heads"])
-  shares = entropy.head_shares(heads, 3.87)
+  heads = np.array(published.FIGURE_3F)
+  shares = entropy.head_shares(heads, published.MAX_ENTROPY)
   np.testing.assert_allclose(100 * shares, [32.6, 9.7, 12.5, 45.1], atol=0.06)
-  np.testing.assert_allclose(100 * shares, published["published_shares_percent_fig_2a"], atol=0.6)
+  np.testing.assert_allclose(100 * shares, published.FIGURE_2A_SM, atol=0.6)
+  assert round(100 * float(shares[-1])) == published.FIGURE_2A_TOP["sm"]
   np.testing.assert_array_equal(entropy.head_shares(heads), shares)  # 3.87 is also the largest of these
 
 

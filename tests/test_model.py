@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 
-from entropy_attn import config, flops, reparam
+from entropy_attn import config, counts, reparam
 from entropy_attn.model import GPT
 
 VARIANTS = {
@@ -86,7 +86,7 @@ def test_a_logit_does_not_depend_on_later_tokens(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_are_as_many_as_counted_from_the_config(family, name):
   c = tiny(family, **VARIANTS[name])
-  assert sum(x.size for x in jax.tree.leaves(init(c)["params"])) == flops.parameter_count(c.model)
+  assert sum(x.size for x in jax.tree.leaves(init(c)["params"])) == counts.parameter_count(c.model)
 
 
 @pytest.mark.parametrize("kind", ["weight", "spectral"])
@@ -95,7 +95,7 @@ def test_folded_normalisation_gives_the_same_logits(kind, targets):
   ffn = "fused" if targets == "qkvo+ffn" else "mlp"
   c = tiny(norm="none", activation="identity", ffn=ffn, bias="all", reparam=kind, reparam_targets=targets)
   variables = perturbed(init(c))
-  assert sum(x.size for x in jax.tree.leaves(variables["params"])) == flops.parameter_count(c.model)
+  assert sum(x.size for x in jax.tree.leaves(variables["params"])) == counts.parameter_count(c.model)
   logits, _ = apply(c, variables)
   folded, plain = reparam.fold(variables, c.model)
   assert plain.reparam == "none"

@@ -7,17 +7,16 @@ choices of linears. Time: about 40 minutes on two quiet cores; benchmarks/archit
 A run that turns non-finite is recorded as diverged: without LayerNorm that is a finding, and no failure.
 """
 
+from entropy_attn.config import ARCHITECTURES
+from entropy_attn.reparam import TARGETS
 from entropy_attn.study import Run
-
-ROWS = ("ln_gelu", "ln_relu", "ln", "gelu", "relu", "sm", "scffn", "scfuffn", "scfuffn_t", "ereg")
-TARGETS = ("qk", "ffn", "qk+ffn", "qkv+ffn", "qkvo+ffn")
-
 
 BUDGET = {"train.steps": 200, "train.batch_size": 16, "eval.every": 0, "eval.batches": 20}
 
 
 def get_study():
-  files = {row: f"configs/codeparrot_{row}.py:quick" for row in ROWS}
-  for row in ("wnorm", "snorm"):
-    files |= {f"{row}_{targets}": f"configs/codeparrot_{row}.py:{targets},quick" for targets in TARGETS}
+  plain = [name for name, fields in ARCHITECTURES.items() if "reparam" not in fields]
+  files = {name: f"configs/codeparrot_{name}.py:quick" for name in plain}
+  for name in ("wnorm", "snorm"):
+    files |= {f"{name}_{targets}": f"configs/codeparrot_{name}.py:{targets},quick" for targets in TARGETS}
   return [Run(name, file, BUDGET | {"train.on_nonfinite": "record"}) for name, file in files.items()]
