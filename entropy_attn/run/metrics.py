@@ -1,24 +1,31 @@
-"""Where a run's figures go: metrics.jsonl and TensorBoard events in its folder."""
+"""A run's course: metrics.jsonl and TensorBoard events in its folder; the only file that imports the event writer."""
 
 from collections.abc import Mapping
 import json
 import math
+import os
 import pathlib
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from entropy_attn.errors import UserError
+from entropy_attn.run.folder import unfinished
+
+_NAME = "metrics.jsonl"
+
 
 class Writer:
-  """Appends one line a record to metrics.jsonl, and the same figures to tensorboard/.
+  """Appends one line a record to metrics.jsonl, and the same numbers to tensorboard/.
 
   Lines past `resume_step` are dropped first, so that a resumed run leaves the file that an uninterrupted one would.
   """
 
   def __init__(self, workdir: pathlib.Path, resume_step: int):
-    path = workdir / "metrics.jsonl"
-    kept = [line for line in _lines(path) if json.loads(line)["step"] <= resume_step]
-    path.write_text("".join(kept))
+    path = workdir / _NAME
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step] if path.exists() else []
+    unfinished(path).write_text("".join(kept))
+    os.replace(unfinished(path), path)
     self._file = path.open("a")
     self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
@@ -38,6 +45,28 @@ class Writer:
     self._events.close()
 
 
+def read(workdir: str | pathlib.Path, kind: str) -> list[dict]:
+  """The records of a kind (train or eval) in a run's folder, by step.
+
+  Where a resumed run repeated a step the later line wins. A last line that a crash cut short is left out.
+
+  Raises:
+    UserError: without that file, or for a line that is no JSON object with kind and step.
+  """
+  path = pathlib.Path(workdir, _NAME)
+  if not path.is_file():
+    raise UserError(f"{workdir} holds no {_NAME}: it is no run folder")
+  records = {}
+  for number, line in enumerate(_whole_lines(path), 1):
+    try:
+      record = json.loads(line)
+      if record["kind"] == kind:
+        records[record["step"]] = record
+    except (ValueError, TypeError, KeyError) as error:
+      raise UserError(f"{path}:{number} is no line of metrics: {error}") from error
+  return [records[step] for step in sorted(records)]
+
+
 def to_json(value):
   """Plain Python of nested mappings, arrays and scalars; NaN and infinities become None, as JSON has neither."""
   if isinstance(value, Mapping):
@@ -51,10 +80,8 @@ def to_json(value):
   return value
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-  """Whole lines of a file; a last line that a crash cut short is left out."""
-  if not path.exists():
-    return []
+def _whole_lines(path: pathlib.Path) -> list[str]:
+  """The lines of a file; a last one that a crash cut short is left out."""
   return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 

@@ -12,25 +12,16 @@ from ml_collections import ConfigDict
 import orbax.checkpoint as ocp
 import tensorstore
 
-from entropy_attn import config as config_lib
 from entropy_attn.errors import UserError, is_disk_full
 
-# Fields that may change between two starts of a run: none of them alters what is computed.
-_FREE = (
-    "mesh.", "eval.", "data.data_dir", "model.attention", "model.remat",
-    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.on_nonfinite",
-)  # fmt: skip
-# Fields of the model that may change when a checkpoint is only evaluated.
-_FREE_IN_EVALUATION = (
-    "model.context_length", "model.dtype", "model.attention", "model.remat", "model.embedding_dropout",
-)  # fmt: skip
+_FOLDER = "checkpoints"
 
 
 class Checkpoints:
   """The checkpoints under a run's folder, written asynchronously."""
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict):
-    self._directory = workdir / "checkpoints"
+    self._directory = workdir / _FOLDER
     self._config = config
     self._manager = self._open()
 
@@ -63,9 +54,11 @@ class Checkpoints:
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
-      restored = _try_restore(self._manager, step, abstract_state)
+      restored = _try_restore(
+        self._manager, step, state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
+      )
       if restored is not None:
-        return restored
+        return restored.state, restored.data
       self._move_aside(step)
     if steps:
       raise UserError(f"no checkpoint of {self._directory} can be read; see {self._directory}_unreadable")
@@ -93,7 +86,7 @@ class Checkpoints:
 
   def _move_aside(self, step: int) -> None:
     if jax.process_index() == 0:
-      aside = self._directory.with_name("checkpoints_unreadable")
+      aside = self._directory.with_name(f"{_FOLDER}_unreadable")
       aside.mkdir(exist_ok=True)
       target = aside / str(step)
       shutil.rmtree(target, ignore_errors=True)
@@ -104,20 +97,26 @@ class Checkpoints:
     self._manager = self._open()
 
 
-def restore_for_evaluation(workdir: pathlib.Path, abstract_state, step: int | None = None):
-  """(state, step) of a run's newest readable checkpoint, or of `step`.
+def restore_variables(workdir: pathlib.Path, abstract_state, step: int | None = None) -> tuple[dict, int]:
+  """(variables, step): what the model's apply takes, of a run's newest readable checkpoint or of `step`.
+
+  The optimizer's part of the state is not read.
 
   Args:
     workdir: the run's folder.
-    abstract_state: its shapes, dtypes and shardings.
+    abstract_state: a TrainState of shapes, dtypes and shardings.
     step: which checkpoint; None: the newest that can be read.
 
   Raises:
     UserError: without a readable checkpoint, or one of that step.
   """
-  directory = workdir / "checkpoints"
+  directory = workdir / _FOLDER
   if not directory.is_dir():
-    raise UserError(f"no checkpoint under {directory}: train first, or correct --workdir")
+    raise UserError(f"no checkpoint under {directory}: train first, or correct the folder's name")
+  wanted = {"params": {"model": abstract_state.params["model"]}, "model_state": abstract_state.model_state}
+  restore = ocp.args.PyTreeRestore(
+    wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+  )
   with ocp.CheckpointManager(epath.Path(directory.resolve())) as manager:
     steps = sorted(manager.all_steps(), reverse=True)
     if step is not None:
@@ -125,51 +124,10 @@ def restore_for_evaluation(workdir: pathlib.Path, abstract_state, step: int | No
         raise UserError(f"no checkpoint of step {step} under {directory}; there are {', '.join(map(str, steps))}")
       steps = [step]
     for candidate in steps:
-      restored = _try_restore(manager, candidate, abstract_state)
+      restored = _try_restore(manager, candidate, state=restore)
       if restored is not None:
-        return restored[0], candidate
+        return {"params": restored.state["params"]["model"], **restored.state["model_state"]}, candidate
   raise UserError(f"no checkpoint of {directory} can be read")
-
-
-def read_config(workdir: pathlib.Path) -> ConfigDict | None:
-  """The config that a run folder was made with, or None for a new folder."""
-  path = workdir / "config.json"
-  if not path.exists():
-    return None
-  try:
-    return ConfigDict(json.loads(path.read_text()))
-  except ValueError as error:
-    raise UserError(f"{path} is not a run's config: {error}") from error
-
-
-def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Raises UserError, naming the differing fields, if the folder holds a run of another config."""
-  saved = read_config(workdir)
-  different = [line for line in config_lib.differences(saved, config) if not line.startswith(_FREE)] if saved else []
-  if different:
-    raise UserError(f"{workdir} holds a run of another config ({'; '.join(different)}): choose another --workdir")
-
-
-def check_same_model(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
-  """The saved config of a run, after checking that `config` describes the same model.
-
-  Raises:
-    UserError: if the folder holds no run, another architecture, or one with fewer positions than are asked for.
-  """
-  saved = read_config(workdir)
-  if saved is None:
-    raise UserError(f"{workdir} holds no run (no config.json): train first, or correct --workdir")
-  lines = config_lib.differences(ConfigDict({"model": saved.model}), ConfigDict({"model": config.model}))
-  asked = config.model.context_length
-  held = saved.model.context_length if saved.model.temperature == "per_head_position" else saved.model.max_positions
-  if asked > held:
-    raise UserError(
-      f"model.context_length={asked} exceeds the {held} positions of the checkpoint in {workdir}: ask for fewer"
-    )
-  different = [line for line in lines if not line.startswith(_FREE_IN_EVALUATION)]
-  if different:
-    raise UserError(f"the checkpoint in {workdir} is of another architecture ({'; '.join(different)})")
-  return saved
 
 
 def check_space(workdir: pathlib.Path, state, kept: int) -> None:
@@ -184,18 +142,16 @@ def check_space(workdir: pathlib.Path, state, kept: int) -> None:
     )
 
 
-def _try_restore(manager: ocp.CheckpointManager, step: int, abstract_state):
-  """(state, data position), or None with a warning where the checkpoint is damaged."""
-  items = {"state": ocp.args.StandardRestore(abstract_state), "data": ocp.args.JsonRestore()}
+def _try_restore(manager: ocp.CheckpointManager, step: int, **items):
+  """The items of a checkpoint, or None with a warning where it is damaged."""
   try:
     _read_through(manager.directory / str(step) / "state")
-    restored = manager.restore(step, args=ocp.args.Composite(**items))
+    return manager.restore(step, args=ocp.args.Composite(**items))
   except Exception as error:  # Orbax and TensorStore raise many kinds for a truncated file
     reason = (str(error).strip().splitlines() or [""])[0]
     kind = type(error).__name__
     logging.warning("checkpoint %s cannot be read (%s: %.200s): trying the one before it", step, kind, reason)
     return None
-  return restored.state, restored.data
 
 
 def _read_through(folder) -> None:
