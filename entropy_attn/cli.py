@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import json
+import os
 import pathlib
 import re
 import sys
@@ -13,18 +14,23 @@ from entropy_attn import config as config_lib
 from entropy_attn.errors import UserError, is_disk_full
 
 
-def define_config():
-  """Defines --config=FILE[:ARGUMENT] and its overrides --config.group.field=value; returns the flag's holder."""
-  return config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
+def define_config() -> None:
+  """Defines --config=FILE[:ARGUMENT] and its overrides --config.group.field=value, for `load_config`."""
+  config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
 
 
-def load_config(holder) -> ConfigDict:
-  """The validated config of a holder from `define_config`.
+def define_json() -> None:
+  """Defines --json=FILE, for `write_json`."""
+  flags.DEFINE_string("json", None, "Also write the printed numbers to this file.")
+
+
+def load_config() -> ConfigDict:
+  """The validated config of --config.
 
   Raises:
     UserError: without --config, for a file that cannot be loaded, or for an invalid config.
   """
-  config = holder.value
+  config = flags.FLAGS.config
   if config is None:
     raise UserError("--config=FILE is missing; the files under configs/ are ready to use")
   if not isinstance(config, ConfigDict):
@@ -40,8 +46,13 @@ def config_name() -> str:
   return re.sub(r"[^\w.+-]", "_", name)
 
 
-def write_json(path: str | None, value) -> None:
-  """Writes `value` to `path` (what --json=FILE asks for); nothing where path is empty."""
+def write_json(value) -> None:
+  """Writes `value` to the file that --json names, if it names one.
+
+  Raises:
+    UserError: where it cannot be written.
+  """
+  path = flags.FLAGS.json
   if path:
     try:
       pathlib.Path(path).write_text(json.dumps(value, indent=2) + "\n")
@@ -49,8 +60,12 @@ def write_json(path: str | None, value) -> None:
       raise UserError(f"--json={path} cannot be written: {error.strerror}") from error
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the flags and calls main(); a UserError becomes one line on standard error and exit code 2."""
+def run(define_flags: Callable[[], None], main: Callable[[], None]) -> None:
+  """A command: defines and parses its flags, and calls main().
+
+  A UserError becomes one line on standard error and exit code 2.
+  """
+  define_flags()
 
   def parse(argv: Sequence[str]):
     try:
@@ -77,6 +92,9 @@ def run(main: Callable[[], None]) -> None:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+  except BrokenPipeError:  # whoever reads has enough, such as `| head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more at its end
+    sys.exit(1)
   except OSError as error:
     if not is_disk_full(error):
       raise

@@ -1,6 +1,5 @@
 """Exact, bounded evaluation: the token-weighted loss, and each head's entropy on a fixed set."""
 
-import functools
 import math
 import pathlib
 import time
@@ -11,22 +10,60 @@ from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
-from entropy_attn import checkpoint, sharding, summary
+from entropy_attn import config as config_lib
 from entropy_attn import entropy as entropy_lib
-from entropy_attn.config import causal_ceiling
+from entropy_attn import sharding
 from entropy_attn.data import pipeline
 from entropy_attn.model import GPT
-from entropy_attn.optimizer import make_optimizer
-from entropy_attn.train_step import init_state
+from entropy_attn.run import checkpoint, folder
+from entropy_attn.train_step import abstract_state
 
 
-def make_eval_step(config: ConfigDict, mesh):
-  """A jitted (variables, batch) → sums over that batch; regulariser and dropout are off."""
-  model = GPT(config)
+class Evaluator:
+  """The validation split of a config, or config.eval.batches of it, evaluated on a mesh.
+
+  Args:
+    config: whose data are read.
+    model: the model; None: the config's own.
+  """
+
+  def __init__(self, config: ConfigDict, dataset: pipeline.Dataset, mesh, model: GPT | None = None):
+    self._config, self._dataset, self._mesh = config, dataset, mesh
+    self._step = _jitted_step(GPT(config) if model is None else model, mesh)
+    self._max_entropy = config_lib.bins_max(config)
+
+  def __call__(self, variables) -> dict:
+    """Evaluates variables of the model.
+
+    Returns:
+      loss (nats a token), perplexity, tokens, sequences, nonfinite_rows_L, and the `entropy.head_statistics` of
+      entropy_LxH (nats, mean over sequences and all queries).
+    """
+    index, count = sharding.process_shard(self._mesh)
+    batches = pipeline.eval_batches(self._dataset, self._config, shard_index=index, shard_count=count)
+    total = pipeline.eval_batch_count(self._dataset, self._config)
+    sums = None
+    bar = tqdm(batches, total=total, desc="evaluate", unit="batch", leave=False, disable=jax.process_index() > 0)
+    for batch in bar:
+      part = jax.device_get(self._step(variables, sharding.put_batch(batch, self._mesh)))
+      part = {name: np.asarray(value, np.float64) for name, value in part.items()}
+      sums = part if sums is None else {name: sums[name] + part[name] for name in sums}
+    loss = float(sums["nll"] / sums["tokens"])
+    return {
+      "loss": loss,
+      "perplexity": math.exp(loss) if loss < 700 else math.inf,
+      "tokens": int(sums["tokens"]),
+      "sequences": int(sums["sequences"]),
+      "nonfinite_rows_L": sums["nonfinite_rows_L"].astype(int),
+      **entropy_lib.head_statistics(sums["entropy_LxH"] / sums["sequences"], self._max_entropy),
+    }
+
+
+def _jitted_step(model: GPT, mesh):
+  """(variables, batch) → sums over that batch; regulariser and dropout are off."""
 
   def eval_step(variables, batch):
-    with sharding.RULES.logical_axis_rules():
-      nll, out = model.apply(variables, batch["inputs"], batch["targets"], batch["weights"], method="cross_entropy")
+    nll, out = model.apply(variables, batch["inputs"], batch["targets"], batch["weights"], method="cross_entropy")
     weights_BxT = batch["weights"]
     real_B = jnp.any(weights_BxT > 0, axis=1).astype(jnp.float32)
     rows = jnp.sum(real_B)
@@ -42,66 +79,21 @@ def make_eval_step(config: ConfigDict, mesh):
   return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
 
 
-def evaluate(eval_step, variables, dataset: pipeline.Dataset, config: ConfigDict, mesh) -> dict:
-  """Runs eval_step over the validation split, or config.eval.batches of it.
+def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | None) -> dict:
+  """Evaluates a run's newest readable checkpoint, or that of `step`, on the config's data.
 
   Returns:
-    loss (nats a token), perplexity, tokens, sequences, entropy_LxH (nats, mean over sequences and all queries),
-    head_shares against max_entropy (see `bins_max`) and against the largest observed, nonfinite_rows_L.
-  """
-  index, count = sharding.process_shard(mesh)
-  batches = pipeline.eval_batches(dataset, config, shard_index=index, shard_count=count)
-  total = pipeline.eval_batch_count(dataset, config)
-  sums = None
-  bar = tqdm(batches, total=total, desc="evaluate", unit="batch", leave=False, disable=jax.process_index() > 0)
-  for batch in bar:
-    part = jax.device_get(eval_step(variables, sharding.put_batch(batch, mesh)))
-    part = {name: np.asarray(value, np.float64) for name, value in part.items()}
-    sums = part if sums is None else {name: sums[name] + part[name] for name in sums}
-  loss = float(sums["nll"] / sums["tokens"])
-  entropy_LxH = sums["entropy_LxH"] / sums["sequences"]
-  return {
-    "loss": loss,
-    "perplexity": math.exp(loss) if loss < 700 else math.inf,
-    "tokens": int(sums["tokens"]),
-    "sequences": int(sums["sequences"]),
-    "nonfinite_rows_L": sums["nonfinite_rows_L"].astype(int),
-    **head_statistics(entropy_LxH, config),
-  }
-
-
-def evaluate_checkpoint(config: ConfigDict, workdir: pathlib.Path, step: int | None) -> dict:
-  """Evaluates a run's newest readable checkpoint, or that of `step`, on the config's data; see summary.summarize.
+    status, step, seconds, and what `Evaluator` gives.
 
   Raises:
     UserError: if there is none, or it is of another model than the config's.
   """
   started = time.monotonic()
-  saved = checkpoint.check_same_model(workdir, config)
+  saved = folder.check_same_model(workdir, config)
+  saved.model.update({name: config.model[name] for name in ("dtype", "attention", "remat")})
   mesh = sharding.make_mesh(config)
   dataset = pipeline.prepare(config)
-  saved.model.update({name: config.model[name] for name in ("dtype", "attention", "remat")})
-  abstract = jax.eval_shape(functools.partial(init_state, saved, make_optimizer(saved)))
-  shapes = sharding.with_shardings(abstract, sharding.state_shardings(abstract, mesh))
   with jax.set_mesh(mesh):
-    state, found = checkpoint.restore_for_evaluation(workdir, shapes, step)
-    result = evaluate(make_eval_step(saved, mesh), state.variables, dataset, config, mesh)
-  run = {"status": "evaluated", "step": found, "seconds": time.monotonic() - started}
-  return summary.summarize(config, result, run)
-
-
-def head_statistics(entropy_LxH: np.ndarray, config: ConfigDict) -> dict:
-  """The entropies with their layer means, and head shares against one Max and the observed one."""
-  return {
-    "entropy_LxH": np.asarray(entropy_LxH),
-    "entropy_L": np.mean(entropy_LxH, axis=1),
-    "max_entropy": bins_max(config),
-    "head_shares": np.asarray(entropy_lib.head_shares(entropy_LxH, bins_max(config))),
-    "head_shares_observed_max": np.asarray(entropy_lib.head_shares(entropy_LxH)),
-  }
-
-
-def bins_max(config: ConfigDict) -> float:
-  """The Max of the head bins: eval.max_entropy, else the causal ceiling, one number for all models of one T."""
-  chosen = config.eval.max_entropy
-  return causal_ceiling(config.model.context_length) if chosen is None else chosen
+    variables, found = checkpoint.restore_variables(workdir, abstract_state(saved, mesh), step)
+    evaluation = Evaluator(config, dataset, mesh, GPT(saved))(variables)
+  return evaluation | {"status": "evaluated", "step": found, "seconds": time.monotonic() - started}

@@ -83,7 +83,7 @@ def _logits(operands, head_DxV):
 
 
 def _weighted_loss(logits_MxBxTxV, lse_MxBxT, targets_MxBxT, weights_MxBxT):
-  """Of each shard, [M]."""
+  """The weighted sum of the losses of each shard, [M]."""
   hit_MxBxT = jnp.take_along_axis(logits_MxBxTxV, targets_MxBxT[..., None], axis=-1)[..., 0]
   return jnp.sum(jnp.where(weights_MxBxT > 0, (lse_MxBxT - hit_MxBxT) * weights_MxBxT, 0), axis=(1, 2))
 

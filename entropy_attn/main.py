@@ -12,45 +12,53 @@ import sys
 from absl import flags
 import jax
 
-from entropy_attn import cli, evaluate, summary
+from entropy_attn import cli, counts, evaluate
 from entropy_attn import train as train_lib
-from entropy_attn.private import cost
-from entropy_attn.report import figures
+from entropy_attn.private.price import predict
+from entropy_attn.report import figures, tables
+from entropy_attn.run import summary
 
-_CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "The run's folder; one that holds the same run is resumed. Default: runs/ and the config's name."
-)
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
-_STEP = flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
-_JSON = flags.DEFINE_string("json", None, "Also write the printed figures to this file.")
-_MULTIHOST = flags.DEFINE_bool("multihost", False, "One of several processes; on TPU and Slurm they find each other.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: host:port of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  cli.define_config()
+  cli.define_json()
+  flags.DEFINE_string(
+    "workdir", None, "The run's folder; one that holds the same run is resumed. Default: runs/ and the config's name."
+  )
+  flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
+  flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
+  flags.DEFINE_bool("multihost", False, "One of several processes; on TPU and Slurm they find each other.")
+  flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: host:port of process 0.")
+  flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+  flags.DEFINE_integer("process_id", None, "With --coordinator.")
 
 
 def main() -> None:
   """Runs the mode that the flags ask for."""
-  config = cli.load_config(_CONFIG)
-  workdir = pathlib.Path(_WORKDIR.value or f"runs/{cli.config_name()}")
-  if _MULTIHOST.value:
-    jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if _MODE.value == "eval":
-    result = evaluate.evaluate_checkpoint(config, workdir, _STEP.value)
+  config = cli.load_config()
+  workdir = pathlib.Path(FLAGS.workdir or f"runs/{cli.config_name()}")
+  if FLAGS.multihost:
+    jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+  training = FLAGS.mode == "train"
+  if training:
+    reached = train_lib.train(config, workdir)
   else:
-    try:
-      result = train_lib.train(config, workdir)
-    except train_lib.Diverged as error:
-      print(f"diverged: {error}", file=sys.stderr)
-      sys.exit(1)
+    reached = evaluate.evaluate_checkpoint(config, workdir, FLAGS.step)
+  result = summary.summarize(counts.summary(config), reached)
   if jax.process_index() == 0:
-    if _MODE.value == "train":
+    if training:
+      result["private_inference"] = predict.summary_of(config)
+      summary.write(workdir, result)
       figures.write_run_figures(workdir)
-      result = cost.add_to_summary(workdir, config, result)
-    cli.write_json(_JSON.value, result)
-    print(summary.table(result))
+    cli.write_json(result)
+    print(tables.run_summary(result))
+  if result["status"] == "diverged" and config.train.on_nonfinite == "stop":
+    print(f"diverged: {result['divergence']['text']}; the state before it is saved in {workdir}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(define_flags, main)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import flax.linen as nn
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -26,10 +25,6 @@ class Rules:
   heads: str = "tensor"
   ffn: str = "tensor"
   vocab: str = "tensor"
-
-  def logical_axis_rules(self):
-    """The context in which the model's logical constraints take effect."""
-    return nn.logical_axis_rules([(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)])
 
 
 RULES = Rules()
@@ -82,27 +77,32 @@ def make_mesh(config: ConfigDict, devices=None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Of arrays whose first axis is the batch."""
+  """The sharding of arrays whose first axis is the batch."""
   return NamedSharding(mesh, PartitionSpec(RULES.batch))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Of arrays that every device holds whole."""
+  """The sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(abstract_state, mesh: Mesh):
-  """The sharding of each leaf of a train state, by the names on its path; optimizer moments lie as their parameters.
+def laid_out(abstract_state, mesh: Mesh):
+  """A train state's shapes and dtypes with the sharding of each leaf, by the names on its path.
 
-  An axis whose size the mesh does not divide stays unsharded.
+  Optimizer moments lie as their parameters. An axis whose size the mesh does not divide stays unsharded.
   """
 
-  def sharding(path, leaf):
+  def with_sharding(path, leaf):
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-    axes = logical_axes(names, leaf.ndim)
-    return NamedSharding(mesh, _spec(mesh, axes, leaf.shape))
+    spec = _spec(mesh, logical_axes(names, leaf.ndim), leaf.shape)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-  return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+  return jax.tree_util.tree_map_with_path(with_sharding, abstract_state)
+
+
+def of(abstract_state):
+  """The shardings of a state that `laid_out` returned."""
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
 
 def logical_axes(names: list[str], ndim: int) -> tuple[str | None, ...]:
@@ -181,8 +181,3 @@ def process_shard(mesh: Mesh) -> tuple[int, int]:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """This process's part of a batch as global arrays."""
   return {k: jax.make_array_from_process_local_data(batch_sharding(mesh), v) for k, v in batch.items()}
-
-
-def with_shardings(abstract, shardings):
-  """Shapes and dtypes with their shardings: what a checkpoint is restored to."""
-  return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import optax
 
+from entropy_attn import config as config_lib
 from entropy_attn import entropy as entropy_lib
 from entropy_attn import sharding
-from entropy_attn.model import GPT
+from entropy_attn.model import GPT, TEMPERATURE_FORMS
 from entropy_attn.optimizer import make_optimizer, make_schedule
 
 
@@ -27,11 +28,11 @@ class TrainState:
 
   @property
   def variables(self) -> dict:
-    """What the model's apply takes."""
+    """The variables that the model's apply takes."""
     return {"params": self.params["model"], **self.model_state}
 
 
-def init_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(config: ConfigDict) -> TrainState:
   """The state before step 1, from the config's seed."""
   tokens_BxT = jnp.zeros((1, config.model.context_length), jnp.int32)
   model_state = dict(GPT(config).init(jax.random.key(config.train.seed), tokens_BxT))
@@ -39,30 +40,25 @@ def init_state(config: ConfigDict, optimizer: optax.GradientTransformation) -> T
   if config.regularizer.weight > 0:
     shape = (config.model.num_layers, config.model.num_heads)
     params["regularizer"] = {"thresholds": jnp.full(shape, config.regularizer.threshold_init)}
-  return TrainState(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), jnp.ones((), bool))
+  opt_state = make_optimizer(config).init(params)
+  return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.ones((), bool))
 
 
-def effective_weight(config: ConfigDict) -> float:
-  """What multiplies the penalty in the loss.
-
-  The released code sums its per-query penalty over a microbatch: lambda × reference_batch on our mean is the same
-  value at that microbatch, and stays it at any other. Algorithm 1 (head_mean) sums over nothing: lambda itself.
-  """
-  r = config.regularizer
-  return r.weight * (r.reference_batch if r.reduction == "per_query_sum" else 1)
+def abstract_state(config: ConfigDict, mesh) -> TrainState:
+  """Shapes, dtypes and shardings of `init_state` on a mesh: what a checkpoint is restored to."""
+  return sharding.laid_out(jax.eval_shape(functools.partial(init_state, config)), mesh)
 
 
-def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation):
+def make_train_step(config: ConfigDict):
   """A pure (state, batch) → (state, metrics); jit it with the state's shardings, and donate the state.
 
   The batch holds inputs and targets int32 [B, T] and weights float32 [B, T]. The loss is the mean over all weighted
   tokens of the batch, however many microbatches it is accumulated over, plus effective_weight × penalty.
   """
-  model = GPT(config)
-  schedule = make_schedule(config)
+  model, optimizer, schedule = GPT(config), make_optimizer(config), make_schedule(config)
   A = config.train.accumulation
   r = config.regularizer
-  weight = effective_weight(config)
+  weight = config_lib.effective_weight(config)
 
   def loss_of(params, model_state, microbatch, key, total_tokens):
     (nll, out), new_state = model.apply(
@@ -87,14 +83,14 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
         ceiling=r.ceiling,
       )
     penalty = penalty / A
-    figures = {
+    measured = {
       "cross_entropy": cross_entropy,
       "penalty": penalty,
       "entropy_LxH": entropy_lib.head_means(out["entropy"]) / A,
       "nonfinite_rows_L": entropy_lib.nonfinite_rows(out["entropy"]),
       "nonfinite_tokens_L": out["nonfinite_tokens"],
     }
-    return cross_entropy + weight * penalty, (figures, new_state)
+    return cross_entropy + weight * penalty, (measured, new_state)
 
   def train_step(state: TrainState, batch) -> tuple[TrainState, dict]:
     # Each device's rows are dealt over the microbatches, so that none of them moves to another device.
@@ -105,18 +101,15 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
     def accumulate(carry, indexed):
       i, microbatch = indexed
       grad_fn = jax.grad(loss_of, has_aux=True)
-      grads, (figures, new_state) = grad_fn(
+      grads, (measured, new_state) = grad_fn(
         state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens
       )
-      return jax.tree.map(jnp.add, carry, (grads, figures)), new_state
+      return jax.tree.map(jnp.add, carry, (grads, measured)), new_state
 
-    with sharding.RULES.logical_axis_rules():
-      first = {k: v[0] for k, v in microbatches.items()}
-      shapes = jax.eval_shape(
-        jax.grad(loss_of, has_aux=True), state.params, state.model_state, first, key, total_tokens
-      )
-      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
-      (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
+    first = {k: v[0] for k, v in microbatches.items()}
+    shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), state.params, state.model_state, first, key, total_tokens)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
+    (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
     # The power iteration reads the weights alone: every microbatch gave the same.
     new_model_state = jax.tree.map(lambda x: x[0], new_states)
 
@@ -141,21 +134,17 @@ def make_train_step(config: ConfigDict, optimizer: optax.GradientTransformation)
 def trace_train_step(config: ConfigDict, mesh):
   """The jitted step of a config as traced for the mesh in use: `.lower().compile()` makes it callable.
 
-  Called with a state that lies as `sharding.state_shardings` says, which it consumes, and a batch of
+  Called with a state that lies as `abstract_state` says, which it consumes, and a batch of
   train.batch_size × model.context_length tokens.
   """
-  optimizer = make_optimizer(config)
-  abstract = jax.eval_shape(functools.partial(init_state, config, optimizer))
-  shardings = sharding.state_shardings(abstract, mesh)
+  state = abstract_state(config, mesh)
   shape = (config.train.batch_size, config.model.context_length)
   batch = {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
     for name, dtype in (("inputs", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32))
   }
-  step = jax.jit(
-    make_train_step(config, optimizer), donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
-  )
-  return step.trace(sharding.with_shardings(abstract, shardings), batch)
+  out_shardings = (sharding.of(state), sharding.replicated(mesh))
+  return jax.jit(make_train_step(config), donate_argnums=0, out_shardings=out_shardings).trace(state, batch)
 
 
 def _block_norms(blocks):
@@ -170,7 +159,7 @@ def _learned(params, temperature_form: str) -> dict:
   blocks = params["model"]["blocks"]
   learned = {f"{name}_L": blocks[name] for name in ("alpha", "beta") if name in blocks}
   if "temperature" in blocks:
-    t = jnp.exp(blocks["temperature"]) if temperature_form == "log" else blocks["temperature"]
+    t = TEMPERATURE_FORMS[temperature_form][1](blocks["temperature"])
     learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
     # A negative one inverts its query's attention: only temperature_form="direct" can get there.
     learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim))

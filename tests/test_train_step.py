@@ -13,7 +13,7 @@ from benchmarks import programs
 from entropy_attn import config, sharding
 from entropy_attn.errors import UserError
 from entropy_attn.optimizer import decay_mask, make_optimizer, make_schedule
-from entropy_attn.train_step import effective_weight, init_state, make_train_step, trace_train_step
+from entropy_attn.train_step import abstract_state, init_state, make_train_step, trace_train_step
 
 B, T, V = 8, 8, 32
 
@@ -45,18 +45,16 @@ def batch(seed=0):
 
 def initial(c):
   """The state before step 1."""
-  return jax.jit(functools.partial(init_state, c, make_optimizer(c)))()
+  return jax.jit(functools.partial(init_state, c))()
 
 
 def one_step(c, devices=None, steps=1):
   """(state, metrics) after steps on a mesh, from the seed."""
   mesh = sharding.make_mesh(c, devices or jax.devices()[:1])
-  optimizer = make_optimizer(c)
-  init = functools.partial(init_state, c, optimizer)
-  shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
+  shardings = sharding.of(abstract_state(c, mesh))
   with jax.set_mesh(mesh):
-    state = jax.jit(init, out_shardings=shardings)()
-    step = jax.jit(make_train_step(c, optimizer), out_shardings=(shardings, sharding.replicated(mesh)))
+    state = jax.jit(functools.partial(init_state, c), out_shardings=shardings)()
+    step = jax.jit(make_train_step(c), out_shardings=(shardings, sharding.replicated(mesh)))
     for i in range(steps):
       state, metrics = step(state, sharding.put_batch(batch(i), mesh))
   return jax.device_get(state), jax.device_get(metrics)
@@ -85,11 +83,13 @@ def test_loss_is_the_token_mean_plus_the_weighted_published_penalty():
 
 
 def test_effective_weight_is_the_released_one_at_its_batch():
-  assert effective_weight(ereg(regularizer__weight=1e-5)) * 128 == pytest.approx(0.164, abs=1e-3)  # on a mean, T=128
-  assert effective_weight(ereg(regularizer__weight=1e-5, regularizer__reduction="head_mean")) == 1e-5
+  assert config.effective_weight(ereg(regularizer__weight=1e-5)) * 128 == pytest.approx(
+    0.164, abs=1e-3
+  )  # on a mean, T=128
+  assert config.effective_weight(ereg(regularizer__weight=1e-5, regularizer__reduction="head_mean")) == 1e-5
   c = config.languini()
   c.regularizer.weight = 5e-5
-  assert effective_weight(c) * 512 == pytest.approx(0.82, abs=1e-2)
+  assert config.effective_weight(c) * 512 == pytest.approx(0.82, abs=1e-2)
 
 
 @pytest.mark.parametrize("reduction", ["per_query_sum", "head_mean"])
@@ -114,9 +114,8 @@ def test_a_sharded_step_equals_a_single_device(data, fsdp, tensor, kind):
 def test_parameters_and_moments_are_really_sharded():
   c = ereg(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
   mesh = sharding.make_mesh(c)
-  init = functools.partial(init_state, c, make_optimizer(c))
-  shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
-  state = jax.jit(init, out_shardings=shardings)()
+  shardings = sharding.of(abstract_state(c, mesh))
+  state = jax.jit(functools.partial(init_state, c), out_shardings=shardings)()
   kernels = [x for p, x in jax.tree_util.tree_leaves_with_path(state) if "kernel" in jax.tree_util.keystr(p)]
   assert len(kernels) == 3 * 5  # parameters and both moments of q, k, v, o and the fused FFN
   for kernel in kernels:
@@ -134,9 +133,13 @@ def test_every_leaf_of_every_variant_has_a_sharding(family, reparam):
       )
       c.model.residual_scaling = True
       c.regularizer.weight = 1e-5
-      abstract = jax.eval_shape(functools.partial(init_state, c, make_optimizer(c)))
-      shardings = sharding.state_shardings(abstract, sharding.make_mesh(c))
-      assert jax.tree.structure(shardings) == jax.tree.structure(abstract)
+      abstract = abstract_state(c, sharding.make_mesh(c))
+      initial_shapes = jax.eval_shape(functools.partial(init_state, c))
+      assert jax.tree.structure(abstract) == jax.tree.structure(initial_shapes)
+      jax.tree.map(
+        lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(f"{a} {b}"), abstract, initial_shapes
+      )
+      assert all(isinstance(leaf.sharding, jax.sharding.NamedSharding) for leaf in jax.tree.leaves(abstract))
 
 
 def test_an_unknown_parameter_is_refused():
@@ -160,8 +163,7 @@ def test_a_mesh_that_does_not_fit_names_the_field(fields, message):
 
 def test_a_nonfinite_step_freezes_the_state_for_good():
   c = ereg()
-  optimizer = make_optimizer(c)
-  step = jax.jit(make_train_step(c, optimizer))
+  step = jax.jit(make_train_step(c))
   state, _ = step(initial(c), batch(0))
   poisoned = batch(1)
   poisoned["weights"] = poisoned["weights"] * np.nan
@@ -179,7 +181,7 @@ def test_dropout_differs_between_steps_and_seeds_alone():
   losses = {}
   for seed in (0, 1):
     c = ereg(model__embedding_dropout=0.5, train__seed=seed)
-    step = jax.jit(make_train_step(c, make_optimizer(c)))
+    step = jax.jit(make_train_step(c))
     state = initial(ereg())
     for at in (0, 1):
       losses[seed, at] = [float(step(state.replace(step=jnp.int32(at)), batch())[1]["loss"]) for _ in range(2)]
