@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import warnings
 
@@ -29,6 +30,7 @@ from benchmarks.programs import gathered_in_attention, square_buffers
 from entropy_attn import config as config_lib
 from entropy_attn import sharding
 from entropy_attn.kernels import gpu, tpu
+from entropy_attn.report import tables
 from entropy_attn.train_step import trace_train_step
 
 # An H100 SXM, by NVIDIA's data sheet.
@@ -166,61 +168,83 @@ WIDEST = {"h100": [("bfloat16", 256), ("float32", 128)], "v5e": [("bfloat16", 51
 STEP_CASES = [(512, 32), (2048, 8), (32768, 1)]
 
 
+KERNEL_HEAD = ("H100 kernel", "head width", "dtype", "registers", "spilled bytes", "shared KiB", "tensor cores")
+PROGRAM_HEAD = ("chip", "program", "T", "temporary MiB", "in all GiB", "buffers of T × T", "gathered in attention")
+
+
 def report() -> dict:
-  """Every figure, printed as it is made."""
-  figures = {"kernels": [], "programs": []}
-  _row("H100 kernel", "head width", "dtype", "registers", "spilled bytes", "shared KiB", "tensor cores", head=True)
+  """What the compilers say of every kernel and program; each is named on standard error while it is compiled."""
+  kernels, programs = [], []
   for K, dtype in KERNEL_CASES:
     for options in ({}, {"keep": True}, {"with_entropy": False}):
       for backward in (False, True):
+        _say(f"H100 kernel, {dtype}, width {K}, {'backward' if backward else 'forward'} {options or ''}")
         for kernel in attention("h100", 2, 1024, 4, 4, K, dtype, backward=backward, **options).kernels:
-          figures["kernels"].append({"head_width": K, "dtype": dtype, **options} | dataclasses.asdict(kernel))
-          name = kernel.name + ", padding" * options.get("keep", False)
-          shared = f"{kernel.shared_bytes / 2**10:.0f}"
-          _row(name, K, dtype, kernel.registers, kernel.spilled_bytes, shared, kernel.tensor_cores)
-  print()
-  _row("chip", "program", "T", "temporary MiB", "in all GiB", "buffers of T × T", "gathered in attention", head=True)
+          kernels.append({"head_width": K, "dtype": dtype, **options} | dataclasses.asdict(kernel))
 
-  def add(chip, program, T, compiled):
+  def add(chip, program, T, compile_):
+    _say(f"{chip}, {program}, T={T:,}")
+    compiled = compile_()
     square, gathered = square_buffers(compiled.text, T), gathered_in_attention(compiled.text, T)
-    figures["programs"].append(
+    programs.append(
       {"chip": chip, "program": program, "T": T, "square_buffers": square, "gathered": gathered}
       | {"temporary_bytes": compiled.temporary_bytes, "total_bytes": compiled.total_bytes}
       | {"kernels": sorted({kernel.name for kernel in compiled.kernels})}
     )
-    sizes = f"{compiled.temporary_bytes / 2**20:,.0f}", f"{compiled.total_bytes / 2**30:.2f}"
-    _row(chip, program, f"{T:,}", *sizes, len(square), len(gathered))
+
+  def highest(chip, dtype, K, backward):
+    with jax.default_matmul_precision("highest"):  # what some users set: nothing to these kernels
+      return attention(chip, 1, 2048, 4, 2, K, dtype, backward=backward, keep=True)
 
   for chip in PLATFORMS:
     for dtype in ("bfloat16", "float32"):
       for T in (1000, 2048, 32768):  # the first is no multiple of a tile
         for backward in (False, True):
-          compiled = attention(chip, 1, T, 12, 4, 64, dtype, backward=backward, keep=T == 1000)
-          add(chip, f"attention, {dtype}, {'backward' if backward else 'forward'}", T, compiled)
+          alone = functools.partial(attention, chip, 1, T, 12, 4, 64, dtype, backward=backward, keep=T == 1000)
+          add(chip, f"attention, {dtype}, {'backward' if backward else 'forward'}", T, alone)
     for dtype, K in WIDEST[chip]:
       for backward in (False, True):
-        with jax.default_matmul_precision("highest"):  # what some users set: nothing to these kernels
-          compiled = attention(chip, 1, 2048, 4, 2, K, dtype, backward=backward, keep=True)
-        add(chip, f"attention, {dtype}, width {K}, {'backward' if backward else 'forward'}", 2048, compiled)
+        name = f"attention, {dtype}, width {K}, {'backward' if backward else 'forward'}"
+        add(chip, name, 2048, functools.partial(highest, chip, dtype, K, backward))
     for T, batch_size in STEP_CASES:
-      add(chip, f"training step, batch {batch_size}", T, train_step(chip, T=T, batch_size=batch_size))
-    add(chip, "training step, batch 32, on data 2 × fsdp 2 × tensor 2", 512,
-        train_step(chip, T=512, batch_size=32, data=2, fsdp=2, tensor=2))  # fmt: skip
-  add("h100", "training step, batch 32, reference attention", 512,
-      train_step("h100", T=512, batch_size=32, attention="reference"))  # fmt: skip
-  return figures
+      step = functools.partial(train_step, chip, T=T, batch_size=batch_size)
+      add(chip, f"training step, batch {batch_size}", T, step)
+    step = functools.partial(train_step, chip, T=512, batch_size=32, data=2, fsdp=2, tensor=2)
+    add(chip, "training step, batch 32, on data 2 × fsdp 2 × tensor 2", 512, step)
+  step = functools.partial(train_step, "h100", T=512, batch_size=32, attention="reference")
+  add("h100", "training step, batch 32, reference attention", 512, step)
+  return {"kernels": kernels, "programs": programs}
 
 
-def _row(*cells, head=False):
-  print("|", " | ".join(map(str, cells)), "|", flush=True)
-  if head:
-    print("|---" * len(cells) + "|")
+def text(found: dict) -> str:
+  """The report as tables."""
+  kernels = [
+    (
+      k["name"] + ", padding" * k.get("keep", False), str(k["head_width"]), k["dtype"], str(k["registers"]),
+      str(k["spilled_bytes"]), f"{k['shared_bytes'] / 2**10:.0f}", k["tensor_cores"],
+    )
+    for k in found["kernels"]
+  ]  # fmt: skip
+  programs = [
+    (
+      p["chip"], p["program"], f"{p['T']:,}", f"{p['temporary_bytes'] / 2**20:,.0f}", f"{p['total_bytes'] / 2**30:.2f}",
+      str(len(p["square_buffers"])), str(len(p["gathered"])),
+    )
+    for p in found["programs"]
+  ]  # fmt: skip
+  parts = [tables.markdown(KERNEL_HEAD, kernels, left=(0, 2, 6)), tables.markdown(PROGRAM_HEAD, programs, left=(0, 1))]
+  return "\n\n".join(parts)
+
+
+def _say(what: str) -> None:
+  print(f"{what} …", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--json", type=pathlib.Path, help="writes the same figures there")
+  parser.add_argument("--json", type=pathlib.Path, help="writes the same numbers there")
   arguments = parser.parse_args()
-  figures = report()
+  found = report()
+  print(text(found))
   if arguments.json:
-    arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    arguments.json.write_text(json.dumps(found, indent=2) + "\n")

@@ -88,6 +88,8 @@ def _torch_step(batch, T):
 def main(lengths: list[int], rounds: int, path: pathlib.Path | None) -> None:
   import jax
 
+  from entropy_attn.report import tables  # not in the processes that are measured
+
   names = {"gpu": ON_GPU, "tpu": ON_TPU}.get(jax.default_backend(), ON_CPU)
   cases = [(n, str(T)) for T in lengths for n in names if n != "reference" or T <= LONGEST_MATERIALISED]
   results = measure.in_turns("benchmarks.attention", cases, rounds)
@@ -105,17 +107,17 @@ def main(lengths: list[int], rounds: int, path: pathlib.Path | None) -> None:
       ratio = f"{found['seconds'] / than:.2f}" if than else ""
       rows.append([f"{T:,}", name, f"{found['seconds'] * 1e3:.1f}", ratio, f"{found['bytes'] / 2**20:,.0f}"])
   print(f"{measure.machine()}; {HEADS} heads of {WIDTH}, {TOKENS:,} tokens or one sequence\n")
-  print(measure.table(["T", "implementation", "ms", f"against {yardstick}", "MiB"], rows))
+  print(tables.markdown(["T", "implementation", "ms", f"against {yardstick}", "MiB"], rows))
   if path:
-    figures = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
-    path.write_text(json.dumps({"machine": measure.machine(), "figures": figures}, indent=2) + "\n")
+    numbers = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
+    path.write_text(json.dumps({"machine": measure.machine(), "figures": numbers}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--lengths", default="128,512,2048,8192", help="T, separated by commas")
   parser.add_argument("--rounds", type=int, default=3)
-  parser.add_argument("--json", type=pathlib.Path, help="writes the same figures there")
+  parser.add_argument("--json", type=pathlib.Path, help="writes the same numbers there")
   parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.one:

@@ -23,7 +23,7 @@ def seconds(step, *, at_least: float = 2.0, times: int = 3) -> float:
 
 
 def peak_bytes() -> int:
-  """Of this process: on an accelerator its memory, else the resident set."""
+  """The most memory that this process has held: of the accelerator, or else its resident set."""
   if "jax" in sys.modules:
     stats = sys.modules["jax"].devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
@@ -47,9 +47,9 @@ def in_turns(module: str, cases: list[tuple[str, ...]], rounds: int) -> dict[tup
         lines = done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"]
         best[case] = {"error": lines[-1][:200]}
         continue
-      figures = json.loads(done.stdout.strip().splitlines()[-1])
-      if case not in best or figures["seconds"] < best[case]["seconds"]:
-        best[case] = figures
+      numbers = json.loads(done.stdout.strip().splitlines()[-1])
+      if case not in best or numbers["seconds"] < best[case]["seconds"]:
+        best[case] = numbers
   return best
 
 
@@ -63,9 +63,3 @@ def machine() -> str:
   cpuinfo = pathlib.Path("/proc/cpuinfo")
   names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
   return f"{len(os.sched_getaffinity(0))} cores of {(names or [platform.processor()])[0]}"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-  """In Markdown."""
-  lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-  return "\n".join("| " + " | ".join(line) + " |" for line in lines)

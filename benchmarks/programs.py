@@ -4,7 +4,7 @@ import re
 
 
 def shapes(text: str) -> set[tuple[int, ...]]:
-  """Of every array in the program, not of other views of one (`bitcast`)."""
+  """The shapes of all arrays in the program, but not of other views of one (`bitcast`)."""
   lines = (line for line in text.splitlines() if " bitcast(" not in line)
   found = (shape for line in lines for shape in re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]+)\]", line))
   return {tuple(map(int, shape.split(","))) for shape in found}

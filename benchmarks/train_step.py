@@ -27,13 +27,13 @@ PAIRS = 16
 
 
 def one(name: str, T: str) -> dict:
-  """The figures of one row, in this process."""
+  """The numbers of one row, measured in this process."""
   if name == COST:
     return _cost(T)
   step, tokens, best = _torch_step(name, T) if name.startswith("torch") else _jax_step(name, T)
   took = measure.seconds(step, times=2)
-  figures = {"seconds": took, "tokens_per_second": tokens / took, "bytes": measure.peak_bytes()}
-  return figures | ({"mfu": tokens / took / best} if best else {})
+  numbers = {"seconds": took, "tokens_per_second": tokens / took, "bytes": measure.peak_bytes()}
+  return numbers | ({"mfu": tokens / took / best} if best else {})
 
 
 def _cost(T: str) -> dict:
@@ -56,8 +56,7 @@ def _jax_step(name: str, T: str):
   import jax
   import numpy as np
 
-  from entropy_attn import config, flops, sharding
-  from entropy_attn.optimizer import make_optimizer
+  from entropy_attn import config, counts, sharding
   from entropy_attn.train_step import init_state, trace_train_step
 
   vocabulary, on_cpu, elsewhere = (CASES | LONGEST)[T]
@@ -75,7 +74,7 @@ def _jax_step(name: str, T: str):
   tokens = rng.integers(0, vocabulary, (c.train.batch_size, int(T) + 1), np.int32)
   batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones(tokens[:, 1:].shape, np.float32)}
   with jax.set_mesh(mesh):
-    state = jax.jit(lambda: init_state(c, make_optimizer(c)))()
+    state = jax.jit(lambda: init_state(c))()
     program = trace_train_step(c, mesh).lower().compile()
     batch = sharding.put_batch(batch, mesh)
 
@@ -85,8 +84,8 @@ def _jax_step(name: str, T: str):
       state, metrics = program(state, batch)
       jax.block_until_ready(metrics)
 
-  peak = flops.peak_flops(jax.devices()[0].device_kind)
-  return step, batch["inputs"].size, peak and peak / flops.training_flops_per_token(c.model)
+  peak = counts.peak_flops(jax.devices()[0].device_kind)
+  return step, batch["inputs"].size, peak and peak / counts.training_flops_per_token(c.model)
 
 
 def _torch_step(name: str, T: str):
@@ -135,6 +134,8 @@ def _torch_step(name: str, T: str):
 def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
   import jax
 
+  from entropy_attn.report import tables  # not in the processes that are measured
+
   names = [*OURS, COST] + (list(TORCH) if jax.default_backend() == "cpu" else [])
   cases = [(name, T) for T in lengths for name in names]
   results = measure.in_turns("benchmarks.train_step", cases, rounds)
@@ -154,17 +155,17 @@ def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
         speed = f"{found['tokens_per_second']:,.0f}" + (f" (MFU {100 * found['mfu']:.0f} %)" if "mfu" in found else "")
         rows.append([T, name, speed, ratios[0], f"{found['bytes'] / 2**20:,.0f}", ratios[1]])
   print(f"{measure.machine()}; GPT-2 small\n")
-  print(measure.table(["T", "step", "tokens/s", "× published", "peak MiB", "× published"], rows))
+  print(tables.markdown(["T", "step", "tokens/s", "× published", "peak MiB", "× published"], rows))
   if path:
-    figures = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
-    path.write_text(json.dumps({"machine": measure.machine(), "figures": figures}, indent=2) + "\n")
+    numbers = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
+    path.write_text(json.dumps({"machine": measure.machine(), "figures": numbers}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--lengths", default=",".join(CASES), help=f"T, of {', '.join(CASES | LONGEST)}")
   parser.add_argument("--rounds", type=int, default=2)
-  parser.add_argument("--json", type=pathlib.Path, help="writes the same figures there")
+  parser.add_argument("--json", type=pathlib.Path, help="writes the same numbers there")
   parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
   if arguments.one:

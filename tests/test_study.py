@@ -8,15 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 from PIL import Image
 import pytest
+from waiting import PATIENCE, until
 
 from entropy_attn import config as config_lib
-from entropy_attn import study
 from entropy_attn.errors import UserError
-from entropy_attn.study import Run
+from entropy_attn.study import Run, execute, runs, table
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUDIES = ("compare", "architectures")
@@ -40,22 +39,22 @@ def _summary(**changes):
 
 def _folder(path, run, **changes):
   path.mkdir(parents=True)
-  (path / "config.json").write_text(study.load_config(run).to_json())
+  (path / "config.json").write_text(runs.load_config(run).to_json())
   (path / "summary.json").write_text(json.dumps(_summary(**changes)))
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_of_the_repository_load(name):
-  runs = study.load_study(str(ROOT / "configs" / "studies" / f"{name}.py"))
-  configs = {run.name: study.load_config(run) for run in runs}
+  listed = runs.load_study(str(ROOT / "configs" / "studies" / f"{name}.py"))
+  configs = {run.name: runs.load_config(run) for run in listed}
   assert all(c.model.num_layers == 6 and c.data.name == "python_source" for c in configs.values())
   architectures = [config_lib.architecture_name(c) for c in configs.values()]
-  assert len(set(architectures)) == len(runs) == {"compare": 4, "architectures": 20}[name]
+  assert len(set(architectures)) == len(listed) == {"compare": 4, "architectures": 20}[name]
 
 
 def test_comparison_starts_from_the_quickstart():
-  runs = {run.name: run for run in study.load_study(str(ROOT / "configs/studies/compare.py"))}
-  architectures = {name: config_lib.architecture_name(study.load_config(run)) for name, run in runs.items()}
+  listed = {run.name: run for run in runs.load_study(str(ROOT / "configs/studies/compare.py"))}
+  architectures = {name: config_lib.architecture_name(runs.load_config(run)) for name, run in listed.items()}
   assert architectures == {
     "ereg": "EReg(SM(t)+ScFuFFN)",
     "temperature_only": "SM(t)+ScFuFFN",
@@ -66,7 +65,7 @@ def test_comparison_starts_from_the_quickstart():
 
 def test_command_is_what_a_user_would_type():
   run = Run("a", "configs/codeparrot_ereg.py:quick", {"train.steps": 4, "regularizer.gamma": 0.3})
-  assert study.command(run, pathlib.Path("runs/a"))[1:] == [
+  assert runs.command(run, pathlib.Path("runs/a"))[1:] == [
     "-m",
     "entropy_attn.main",
     "--config=configs/codeparrot_ereg.py:quick",
@@ -74,7 +73,7 @@ def test_command_is_what_a_user_would_type():
     "--config.train.steps=4",
     "--config.regularizer.gamma=0.3",
   ]
-  config = study.load_config(run)
+  config = runs.load_config(run)
   assert (config.train.steps, config.regularizer.gamma) == (4, 0.3)
 
 
@@ -91,7 +90,7 @@ def test_command_is_what_a_user_would_type():
 )
 def test_mistakes_in_a_run_are_named(run, message):
   with pytest.raises(UserError, match=message):
-    study.load_config(run)
+    runs.load_config(run)
 
 
 @pytest.mark.parametrize(
@@ -106,27 +105,27 @@ def test_mistakes_in_a_study_are_named(tmp_path, body, message):
   file = tmp_path / "study.py"
   file.write_text(f"from entropy_attn.study import Run\ndef get_study():\n  return {body}\n")
   with pytest.raises(UserError, match=message):
-    study.load_study(str(file))
+    runs.load_study(str(file))
 
 
 def test_table_uses_one_max_for_all_runs(tmp_path):
-  runs = [Run("short", "configs/codeparrot_ln_gelu.py:quick"), Run("long", "configs/quickstart.py")]
-  _folder(tmp_path / "short", runs[0], max_entropy=3.5)
-  _folder(tmp_path / "long", runs[1], perplexity=41.5, max_entropy=4.0)
-  result = study.tabulate(runs, tmp_path, {})
+  listed = [Run("short", "configs/codeparrot_ln_gelu.py:quick"), Run("long", "configs/quickstart.py")]
+  _folder(tmp_path / "short", listed[0], max_entropy=3.5)
+  _folder(tmp_path / "long", listed[1], perplexity=41.5, max_entropy=4.0)
+  result = table.collect(listed, tmp_path, {})
   assert result["max_entropy"] == 4.0
   assert [row["head_shares"] for row in result["runs"]] == [[0.25] * 4] * 2
   assert [row["architecture"] for row in result["runs"]] == ["SM+LN+G", "EReg(SM(t)+ScFuFFN)"]
-  text = study.text_table(result)
+  text = table.text(result)
   assert len({len(line) for line in text.splitlines()[1:4]}) == 1  # aligned
   assert "41.50      25 / 25 / 25 / 25 %" in text and "Max = 4.00 nats for all runs." in text and "4.2 min" in text
-  assert study.went_wrong(result) == []
+  assert table.went_wrong(result) == []
   assert json.loads(json.dumps(result)) == result
 
 
 def test_table_reports_what_went_wrong(tmp_path):
   sm, strict = "configs/codeparrot_sm.py:quick", {"train.on_nonfinite": "stop"}
-  runs = [Run("recorded", sm), Run("stopped", sm, strict), Run("broken", sm), Run("waiting", sm)]
+  listed = [Run("recorded", sm), Run("stopped", sm, strict), Run("broken", sm), Run("waiting", sm)]
   lost = {
     "status": "diverged",
     "perplexity": None,
@@ -135,51 +134,45 @@ def test_table_reports_what_went_wrong(tmp_path):
     "nonfinite_rows_L": [0, 3, 0, 0, 0, 4],
     "divergence": {"text": "step 40: not finite first in layer 5"},
   }
-  _folder(tmp_path / "recorded", runs[0], **lost)
-  _folder(tmp_path / "stopped", runs[1], **lost)
-  result = study.tabulate(runs, tmp_path, {"broken": "No space | left"})
+  _folder(tmp_path / "recorded", listed[0], **lost)
+  _folder(tmp_path / "stopped", listed[1], **lost)
+  result = table.collect(listed, tmp_path, {"broken": "No space | left"})
   assert [row["status"] for row in result["runs"]] == ["diverged", "diverged", "failed", "not trained"]
   assert result["runs"][0]["head_shares"] == [0.5, 0.0, 0.0, 0.25]
   assert result["runs"][0]["nonfinite_rows"] == 7
-  assert study.went_wrong(result) == ["stopped", "broken"]
-  text = study.text_table(result)
+  assert table.went_wrong(result) == ["stopped", "broken"]
+  text = table.text(result)
   assert "recorded diverged: step 40: not finite first in layer 5" in text and "broken failed: No space | left" in text
-  lines = study.markdown_table(result).splitlines()
+  lines = table.markdown(result).splitlines()
   assert {line.count("|") for line in lines if line.startswith("|")} == {9}
 
 
 def test_execute_passes_output_on_and_keeps_the_end_of_it(capfd):
   code = "import sys; print('out', flush=True); sys.stderr.write('1%\\r2%\\rerror: no disk\\nbye\\n'); sys.exit(3)"
-  status, errors = study.execute([sys.executable, "-c", code])
+  status, errors = execute.execute([sys.executable, "-c", code])
   assert status == 3 and errors.endswith("error: no disk\nbye\n")
   shown = capfd.readouterr()
   assert shown.out == "out\n" and shown.err == errors
 
 
 def test_interrupting_a_command_that_ignores_it_twice_kills_it(tmp_path):
-  marker = tmp_path / "pid"
+  started, asked = tmp_path / "started", tmp_path / "asked"
   stubborn = f"""
 import os, pathlib, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))
-time.sleep(600)
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(asked)!r}).write_text("to end"))
+pathlib.Path({str(started)!r}).write_text(str(os.getpid()))
+while True:
+  time.sleep(600)
 """
-  code = f"import sys; from entropy_attn import study; study.execute([sys.executable, '-c', {stubborn!r}])"
+  code = f"import sys; from entropy_attn.study import execute; execute.execute([sys.executable, '-c', {stubborn!r}])"
   process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-  _wait_for(lambda: marker.exists() and marker.read_text())
+  until(lambda: started.exists() and started.read_text())
   process.send_signal(signal.SIGINT)
-  time.sleep(1)
+  until(asked.exists)
   process.send_signal(signal.SIGINT)
-  assert process.wait(20) != 0
+  assert process.wait(execute.GRACE / 2) != 0  # killed for the second one, before its time to save is over
   with pytest.raises(ProcessLookupError):
-    os.kill(int(marker.read_text()), 0)
-
-
-def _wait_for(condition, seconds=120):
-  deadline = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.1)
+    os.kill(int(started.read_text()), 0)
 
 
 @pytest.fixture
@@ -207,8 +200,8 @@ def tiny(tmp_path):
     "data.valid_fraction": 0.3,
   }
 
-  def write(**runs):
-    lines = [f"Run({name!r}, {file!r}, {overrides | changes!r})" for name, (file, changes) in runs.items()]
+  def write(**listed):
+    lines = [f"Run({name!r}, {file!r}, {overrides | changes!r})" for name, (file, changes) in listed.items()]
     path = tmp_path / "study.py"
     path.write_text(f"from entropy_attn.study import Run\n\n\ndef get_study():\n  return [{', '.join(lines)}]\n")
     return [sys.executable, "-m", "entropy_attn.study", f"--study={path}", f"--workdir={tmp_path / 'out'}"]
@@ -229,12 +222,12 @@ def _call(command, *more):
 @pytest.mark.slow
 def test_a_failing_run_does_not_end_the_study_and_finished_ones_are_not_repeated(tiny, tmp_path):
   out = tmp_path / "out"
-  runs = {
+  listed = {
     "broken": ("configs/quickstart.py", {"data.path": str(tmp_path / "absent")}),
     "ereg": ("configs/quickstart.py", {}),
     "baseline": ("configs/codeparrot_ln_gelu.py:quick", {}),
   }
-  first = _call(tiny(**runs), "--only=broken,ereg", f"--json={tmp_path / 'copy.json'}")
+  first = _call(tiny(**listed), "--only=broken,ereg", f"--json={tmp_path / 'copy.json'}")
   assert first.returncode == 1, first.stderr
   rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["runs"]}
   assert {name: row["status"] for name, row in rows.items()} == {
@@ -243,19 +236,19 @@ def test_a_failing_run_does_not_end_the_study_and_finished_ones_are_not_repeated
   assert "absent" in rows["broken"]["reason"]
   assert (tmp_path / "copy.json").read_text() == (out / "table.json").read_text()
 
-  del runs["broken"]
+  del listed["broken"]
   trained = (out / "ereg" / "summary.json").stat().st_mtime_ns
-  second = _call(tiny(**runs))
+  second = _call(tiny(**listed))
   assert second.returncode == 0, second.stderr
   assert (out / "ereg" / "summary.json").stat().st_mtime_ns == trained
   assert "[1/2] ereg: finished before" in second.stdout
-  assert all(f"{name} " in second.stdout for name in runs)
+  assert all(f"{name} " in second.stdout for name in listed)
   assert "| baseline | SM+LN+G |" in (out / "table.md").read_text()
   with Image.open(out / "comparison.png") as image:
     assert image.width > 1000
 
-  runs["ereg"] = ("configs/quickstart.py", {"train.steps": 5})
-  third = _call(tiny(**runs))
+  listed["ereg"] = ("configs/quickstart.py", {"train.steps": 5})
+  third = _call(tiny(**listed))
   assert third.returncode == 2 and "train.steps: 4 → 5" in third.stderr and third.stderr.count("\n") == 1
 
 
@@ -266,10 +259,10 @@ def test_an_interrupted_study_stops_its_run_and_resumes_it(tiny, tmp_path):
   with log.open("w") as stderr:
     process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=stderr)
   try:
-    _wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 20)
+    until(lambda: metrics.exists() and metrics.read_text().count("\n") > 20)
   finally:
     process.send_signal(signal.SIGINT)
-    process.wait(120)
+    process.wait(PATIENCE)
   errors = log.read_text()
   assert process.returncode == 130
   assert errors.endswith("interrupted: the same command goes on from here\n")

@@ -5,11 +5,9 @@ published, over 0 … Max, so that one colour means one entropy in all figures o
 """
 
 from collections.abc import Mapping, Sequence
-import json
 import math
 import pathlib
 
-import matplotlib
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -17,17 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 import numpy as np
 
-from entropy_attn import checkpoint
 from entropy_attn import config as config_lib
 from entropy_attn.errors import UserError
+from entropy_attn.report import style, tables
+from entropy_attn.run import folder, metrics
 
 BINS = ("0 … Max/4", "Max/4 … Max/2", "Max/2 … 3Max/4", "3Max/4 … Max")
-
-_CMAP = matplotlib.colormaps["cividis"]
-_BIN_COLORS = tuple(_CMAP((k + 0.5) / 4) for k in range(4))  # each bin in the colour of its middle
-_INK, _MUTED, _GRID = "#1f2933", "#5f6b7a", "#d9dee4"
-_NONFINITE = {"facecolor": "#d4d4d4", "edgecolor": "#8a8a8a", "hatch": "////", "linewidth": 0.0}
-_DPI = 160
 
 
 def heatmap(entropy_LxH, max_entropy: float, title: str) -> Figure:
@@ -45,7 +38,7 @@ def heatmap(entropy_LxH, max_entropy: float, title: str) -> Figure:
   margins = {"left": 0.72, "right": 1.15, "bottom": 0.62, "top": 0.86}  # inches
   total_width = max(width, 3.4) + margins["left"] + margins["right"]
   total_height = max(height, 1.4) + margins["bottom"] + margins["top"]
-  figure = Figure(figsize=(total_width, total_height), dpi=_DPI, facecolor="white")
+  figure = Figure(figsize=(total_width, total_height), dpi=style.DPI, facecolor="white")
   box = (
     margins["left"] / total_width,
     margins["bottom"] / total_height,
@@ -71,28 +64,28 @@ def layer_curves(steps, entropy_SxLxH, ceiling: float, title: str) -> Figure:
   """
   steps, entropy_SxL = np.asarray(steps), _array(entropy_SxLxH).mean(axis=2)
   layers = entropy_SxL.shape[1]
-  figure = Figure(figsize=(7.6, 4.5), dpi=_DPI, facecolor="white")
+  figure = Figure(figsize=(7.6, 4.5), dpi=style.DPI, facecolor="white")
   axes = figure.add_axes((0.085, 0.125, 0.775, 0.69))
-  shades = colors.ListedColormap([_CMAP(0.93 * l / max(layers - 1, 1)) for l in range(layers)])
-  axes.axhline(ceiling, color=_MUTED, linestyle=(0, (5, 3)), linewidth=1)
+  shades = colors.ListedColormap([style.CMAP(0.93 * l / max(layers - 1, 1)) for l in range(layers)])
+  axes.axhline(ceiling, color=style.MUTED, linestyle=(0, (5, 3)), linewidth=1)
   axes.text(1, ceiling + 0.015 * ceiling, f"causal ceiling {ceiling:.2f} ", transform=axes.get_yaxis_transform(),
-            ha="right", va="bottom", fontsize=8, color=_MUTED)  # fmt: skip
+            ha="right", va="bottom", fontsize=8, color=style.MUTED)  # fmt: skip
   for layer in range(layers):
     _curve(axes, steps, entropy_SxL[:, layer], shades(layer))
   axes.set_ylim(0, 1.09 * ceiling)
   axes.set_xlim(steps.min(), max(steps.max(), steps.min() + 1))
-  axes.set_xlabel("training step", color=_INK)
-  axes.set_ylabel("mean entropy of a layer's heads (nats)", color=_INK)
-  axes.grid(axis="y", color=_GRID, linewidth=0.6)
+  axes.set_xlabel("training step", color=style.INK)
+  axes.set_ylabel("mean entropy of a layer's heads (nats)", color=style.INK)
+  axes.grid(axis="y", color=style.GRID, linewidth=0.6)
   axes.spines[["top", "right"]].set_visible(False)
-  axes.spines[["left", "bottom"]].set_color(_MUTED)
-  axes.tick_params(colors=_MUTED, labelcolor=_INK, labelsize=8.5)
+  axes.spines[["left", "bottom"]].set_color(style.MUTED)
+  axes.tick_params(colors=style.MUTED, labelcolor=style.INK, labelsize=8.5)
   bar_axes = figure.add_axes((0.89, 0.125, 0.02, 0.69))
   norm = colors.BoundaryNorm(np.arange(layers + 1) - 0.5, layers)
   bar = figure.colorbar(ScalarMappable(norm, shades), cax=bar_axes, ticks=_every(layers, 12))
   bar.minorticks_off()
   bar_axes.invert_yaxis()  # the first layer on top, as in the heatmaps
-  bar.set_label("layer", color=_INK, fontsize=9)
+  bar.set_label("layer", color=style.INK, fontsize=9)
   _plain_bar(bar)
   _title(figure, title, 0.085, 4.5)
   return figure
@@ -109,90 +102,57 @@ def comparison(runs: Sequence[Mapping], max_entropy: float) -> Figure:
   columns = min(len(runs), 4)
   rows = math.ceil(len(runs) / columns)
   bars = 0.34 * len(runs) + 1.15
-  figure = Figure(figsize=(max(2.75 * columns + 0.9, 7.6), 2.75 * rows + bars), dpi=_DPI, facecolor="white")
+  figure = Figure(figsize=(max(2.75 * columns + 0.9, 7.6), 2.75 * rows + bars), dpi=style.DPI, facecolor="white")
   figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06)
   above, below = figure.subfigures(2, 1, height_ratios=[2.75 * rows, bars])
   grid = above.subplots(rows, columns, squeeze=False)
   for axes, run in zip(grid.flat, runs, strict=False):
     entropy = _array(run["entropy_LxH"])
     _draw_heatmap(axes, entropy, max_entropy, 6.5 if max(entropy.shape) <= 6 else None)
-    axes.set_title(run["architecture"], fontsize=9.5, fontweight="bold", color=_INK, loc="left", pad=17)
+    axes.set_title(run["architecture"], fontsize=9.5, fontweight="bold", color=style.INK, loc="left", pad=17)
     axes.text(0, 1.025, f"{run['name']} · {_perplexity(run)}", transform=axes.transAxes, va="bottom", fontsize=8,
-              color=_MUTED)  # fmt: skip
+              color=style.MUTED)  # fmt: skip
   for axes in grid.flat[len(runs) :]:
     axes.set_axis_off()
-  scale = ScalarMappable(colors.Normalize(0, max_entropy), _CMAP)
+  scale = ScalarMappable(colors.Normalize(0, max_entropy), style.CMAP)
   _entropy_ticks(above.colorbar(scale, ax=grid, fraction=0.035, pad=0.02, aspect=28), max_entropy)
   _draw_shares(below.subplots(), runs, max_entropy)
   return figure
 
 
 def write_run_figures(workdir) -> list[pathlib.Path]:
-  """Writes the figures of `run_figures` into the run folder as PNG files; returns their paths."""
-  workdir = pathlib.Path(workdir)
-  paths = []
-  for name, figure in run_figures(workdir).items():
-    paths.append(workdir / f"{name}.png")
-    figure.savefig(paths[-1])
-  return paths
+  """Writes `run_figures` into the run's folder as PNG files; returns their paths."""
+  return folder.write_figures(pathlib.Path(workdir), run_figures(workdir))
 
 
 def run_figures(workdir) -> dict[str, Figure]:
-  """The figures of a run folder: entropy_heatmap (at the last step recorded) and entropy_layers (over all steps).
+  """The figures of a run's folder: entropy_heatmap (at the last step recorded) and entropy_layers (over all steps).
 
   Raises:
     UserError: for a folder that holds no run, or a run that has recorded nothing yet.
   """
   workdir = pathlib.Path(workdir)
-  config = checkpoint.read_config(workdir)
-  if config is None:
-    raise UserError(f"{workdir} holds no config.json: it is no run folder")
-  trained, evaluated = read_metrics(workdir, "train"), read_metrics(workdir, "eval")
-  curve = trained or evaluated  # the training lines are the denser ones
+  config = folder.read_config(workdir)
+  trained, evaluated = metrics.read(workdir, "train"), metrics.read(workdir, "eval")
+  curve = trained or evaluated  # the training records are the denser ones
   if not curve:
     raise UserError(f"{workdir}: metrics.jsonl has no line yet: nothing to draw")
-  last = max([*evaluated, *trained], key=lambda line: line["step"])  # at equal steps the evaluation
-  name = config_lib.architecture_name(config)
-  ceiling = config_lib.causal_ceiling(config.model.context_length)
-  max_entropy = ceiling if config.eval.max_entropy is None else config.eval.max_entropy
+  last = max([*evaluated, *trained], key=lambda record: record["step"])  # at equal steps the evaluation
+  name, max_entropy = config_lib.architecture_name(config), config_lib.bins_max(config)
   shares = f"Max {max_entropy:.2f} nats"
   if "head_shares" in last:
-    shares = "heads by quarter of Max: " + _percent(last["head_shares"])
+    shares = "heads by quarter of Max: " + tables.percent(last["head_shares"])
   quality = f"{_perplexity(last)} · " if "perplexity" in last or not _is_finite(last["loss"]) else ""
   source = "training batches" if trained else "evaluations"
   return {
     "entropy_heatmap": heatmap(last["entropy_LxH"], max_entropy, f"{name}\n{quality}step {last['step']:,} · {shares}"),
     "entropy_layers": layer_curves(
-      [line["step"] for line in curve],
-      [line["entropy_LxH"] for line in curve],
-      ceiling,
+      [record["step"] for record in curve],
+      [record["entropy_LxH"] for record in curve],
+      config_lib.causal_ceiling(config.model.context_length),
       f"{name}\n{quality}step {last['step']:,} · entropy on {source}",
     ),
   }
-
-
-def read_metrics(workdir, kind: str) -> list[dict]:
-  """The lines of a kind ("train" or "eval") in a run folder's metrics.jsonl, by step.
-
-  Where a resumed run repeated a step the later line wins. A last line that a crash cut short is left out.
-
-  Raises:
-    UserError: without that file, or for a line that is no JSON object with kind and step.
-  """
-  path = pathlib.Path(workdir) / "metrics.jsonl"
-  if not path.is_file():
-    raise UserError(f"{workdir} holds no metrics.jsonl: it is no run folder")
-  lines = {}
-  for number, text in enumerate(path.read_text().splitlines(keepends=True), 1):
-    if not text.endswith("\n"):
-      continue
-    try:
-      line = json.loads(text)
-      if line["kind"] == kind:
-        lines[line["step"]] = line
-    except (ValueError, TypeError, KeyError) as error:
-      raise UserError(f"{path}:{number} is no line of metrics: {error}") from error
-  return [lines[step] for step in sorted(lines)]
 
 
 def _array(entropy) -> np.ndarray:
@@ -204,26 +164,26 @@ def _draw_heatmap(axes: Axes, entropy: np.ndarray, max_entropy: float, fontsize:
   """Draws the cells, with their values where a font size is given."""
   layers, heads = entropy.shape
   norm = colors.Normalize(0, max_entropy)
-  axes.imshow(np.ma.masked_invalid(entropy), cmap=_CMAP, norm=norm, aspect="auto", interpolation="nearest")
+  axes.imshow(np.ma.masked_invalid(entropy), cmap=style.CMAP, norm=norm, aspect="auto", interpolation="nearest")
   for layer, head in np.ndindex(entropy.shape):
     value = entropy[layer, head]
     if not np.isfinite(value):
-      axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, **_NONFINITE))
+      axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, **style.NONFINITE))
     if fontsize:
       text = f"{value:.2f}" if np.isfinite(value) else "nan"
-      ink, box = _ink(_CMAP(norm(value))), None
+      ink, box = _ink(style.CMAP(norm(value))), None
       if not np.isfinite(value):
-        ink, box = _INK, {"facecolor": _NONFINITE["facecolor"], "linewidth": 0, "pad": 1.5}
+        ink, box = style.INK, {"facecolor": style.NONFINITE["facecolor"], "linewidth": 0, "pad": 1.5}
       axes.text(head, layer, text, ha="center", va="center", fontsize=fontsize, color=ink, bbox=box)
   axes.set_xticks(_every(heads, 16))
   axes.set_yticks(_every(layers, 18))
   axes.set_xticks(np.arange(1, heads) - 0.5, minor=True)
   axes.set_yticks(np.arange(1, layers) - 0.5, minor=True)
   axes.grid(which="minor", color="white", linewidth=0.8 if max(layers, heads) <= 24 else 0.3)
-  axes.tick_params(which="both", length=0, labelsize=8, labelcolor=_INK)
+  axes.tick_params(which="both", length=0, labelsize=8, labelcolor=style.INK)
   axes.spines[:].set_visible(False)
-  axes.set_xlabel("head", fontsize=9, color=_INK)
-  axes.set_ylabel("layer", fontsize=9, color=_INK)
+  axes.set_xlabel("head", fontsize=9, color=style.INK)
+  axes.set_ylabel("layer", fontsize=9, color=style.INK)
 
 
 def _draw_shares(axes: Axes, runs: Sequence[Mapping], max_entropy: float) -> None:
@@ -231,22 +191,22 @@ def _draw_shares(axes: Axes, runs: Sequence[Mapping], max_entropy: float) -> Non
   gap = False
   for y, run in enumerate(runs):
     left = 0.0
-    for share, color in zip(run["head_shares"], _BIN_COLORS, strict=True):
+    for share, color in zip(run["head_shares"], style.BIN_COLORS, strict=True):
       axes.barh(y, 100 * share, left=left, height=0.68, color=color, edgecolor="white", linewidth=0.8)
       if share >= 0.05:
         axes.text(left + 50 * share, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=_ink(color))
       left += 100 * share
     if left < 99.95:
       gap = True
-      axes.barh(y, 100 - left, left=left, height=0.68, **_NONFINITE)
+      axes.barh(y, 100 - left, left=left, height=0.68, **style.NONFINITE)
   axes.set_yticks(range(len(runs)), [run["name"] for run in runs])
   axes.set_ylim(len(runs) - 0.5, -0.5)
   axes.set_xlim(0, 100)
-  axes.set_xlabel(f"share of heads by entropy (%), Max = {max_entropy:.2f} nats for all", fontsize=9, color=_INK)
-  axes.tick_params(length=0, labelsize=8.5, labelcolor=_INK)
+  axes.set_xlabel(f"share of heads by entropy (%), Max = {max_entropy:.2f} nats for all", fontsize=9, color=style.INK)
+  axes.tick_params(length=0, labelsize=8.5, labelcolor=style.INK)
   axes.spines[:].set_visible(False)
-  entries = [Patch(color=color, label=label) for color, label in zip(_BIN_COLORS, BINS, strict=True)]
-  entries += [Patch(**_NONFINITE, label="not finite")] if gap else []
+  entries = [Patch(color=color, label=label) for color, label in zip(style.BIN_COLORS, BINS, strict=True)]
+  entries += [Patch(**style.NONFINITE, label="not finite")] if gap else []
   axes.legend(handles=entries, ncols=len(entries), loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False,
               fontsize=8, handlelength=1.1, handleheight=1.1, columnspacing=1.6, borderaxespad=0.2)  # fmt: skip
 
@@ -266,27 +226,27 @@ def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, color) -> None:
 
 
 def _entropy_bar(figure: Figure, axes: Axes, max_entropy: float) -> None:
-  mappable = ScalarMappable(colors.Normalize(0, max_entropy), _CMAP)
+  mappable = ScalarMappable(colors.Normalize(0, max_entropy), style.CMAP)
   _entropy_ticks(figure.colorbar(mappable, cax=axes), max_entropy)
 
 
 def _entropy_ticks(bar, max_entropy: float) -> None:
   """Ticks at the edges of the head bins."""
   bar.set_ticks([max_entropy * k / 4 for k in range(5)], labels=[f"{max_entropy * k / 4:.2f}" for k in range(5)])
-  bar.set_label("entropy (nats)", color=_INK, fontsize=9)
+  bar.set_label("entropy (nats)", color=style.INK, fontsize=9)
   _plain_bar(bar)
 
 
 def _plain_bar(bar) -> None:
   bar.outline.set_visible(False)
-  bar.ax.tick_params(length=0, labelsize=8, labelcolor=_INK)
+  bar.ax.tick_params(length=0, labelsize=8, labelcolor=style.INK)
 
 
 def _title(figure: Figure, title: str, left: float, height: float) -> None:
   """Sets a title's first line in bold and the others below it, `left` in parts of the width, height in inches."""
   first, _, rest = title.partition("\n")
-  figure.text(left, 1 - 0.2 / height, first, ha="left", va="top", fontsize=12.5, fontweight="bold", color=_INK)
-  figure.text(left, 1 - 0.48 / height, rest, ha="left", va="top", fontsize=9, color=_MUTED)
+  figure.text(left, 1 - 0.2 / height, first, ha="left", va="top", fontsize=12.5, fontweight="bold", color=style.INK)
+  figure.text(left, 1 - 0.48 / height, rest, ha="left", va="top", fontsize=9, color=style.MUTED)
 
 
 def _perplexity(run: Mapping) -> str:
@@ -297,10 +257,6 @@ def _perplexity(run: Mapping) -> str:
 def _is_finite(value: float | None) -> bool:
   """Whether a figure of a run is a number; JSON holds None for one that is not."""
   return value is not None and math.isfinite(value)
-
-
-def _percent(shares) -> str:
-  return " / ".join(f"{100 * share:.0f}" for share in shares) + " %"
 
 
 def _every(count: int, most: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 import subprocess
 import sys
 
@@ -129,26 +128,11 @@ def test_run_figures_show_the_last_step_even_where_it_diverged(tmp_path, lines, 
     assert figure.texts[0].get_text() == "SM+LN+G" and figure.texts[1].get_text().startswith(subtitle)
 
 
-def test_read_metrics_keeps_the_later_of_repeated_steps_and_drops_a_torn_line(tmp_path):
-  lines = [_line("train", 10, loss=5.0), _line("train", 20, loss=4.0), _line("eval", 20), _line("train", 20, loss=3.0)]
-  _run_folder(tmp_path, lines)
-  with (tmp_path / "metrics.jsonl").open("a") as file:
-    file.write('{"kind": "train", "step": 5, "loss": NaN}\n{"kind": "train", "st')
-  read = figures.read_metrics(tmp_path, "train")
-  assert [line["step"] for line in read] == [5, 10, 20]
-  assert math.isnan(read[0]["loss"]) and read[2]["loss"] == 3.0
-
-
 def test_mistakes_are_named(tmp_path):
   with pytest.raises(UserError, match=r"no config\.json"):
     figures.write_run_figures(tmp_path)
   with pytest.raises(UserError, match="nothing to draw"):
     figures.write_run_figures(_run_folder(tmp_path, []))
-  with pytest.raises(UserError, match=r"no metrics\.jsonl"):
-    figures.read_metrics(pathlib.Path(tmp_path) / "absent", "train")
-  (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n{"step": 2}\n')
-  with pytest.raises(UserError, match=r"metrics\.jsonl:2 "):
-    figures.read_metrics(tmp_path, "train")
 
 
 def test_no_pyplot_state():

@@ -1,23 +1,12 @@
 """Figures of private inference: bytes by operation, and latency against bandwidth."""
 
 from collections.abc import Mapping, Sequence
-import pathlib
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-_ORDER = (
-  "embedding", "projection", "temperature", "scores", "maximum", "exponential", "reciprocal", "values", "division",
-  "norm", "activation", "ffn", "vocabulary", "reveal", "check", "cache", "setup",
-)  # fmt: skip
-_COLORS = (
-  "#7f8c9b", "#2f6f9f", "#69a7d0", "#1b9e77", "#8fd0b5", "#d95f02", "#f5b26b", "#7570b3", "#b6b2dc", "#a6761d",
-  "#e7298a", "#66a61e", "#4d4d4d", "#8c6bb1", "#c9c9c9", "#e0e0e0", "#bdbdbd",
-)  # fmt: skip
-_LINES = ("#2f6f9f", "#d95f02", "#1b9e77", "#7570b3")
-_INK, _MUTED, _GRID = "#1f2933", "#5f6b7a", "#d9dee4"
-_DPI = 160
+from entropy_attn.report import style
 
 
 def bytes_by_operation(
@@ -32,21 +21,21 @@ def bytes_by_operation(
   """
   labels = list(bars)
   figure, axes = _axes(9.2, 1.7 + 0.56 * len(labels))
-  present = [name for name in _ORDER if any(name in bar for bar in bars.values())]
+  present = [name for name in style.OPERATION_COLORS if any(name in bar for bar in bars.values())]
   left = np.zeros(len(labels))
   for name in present:
     sizes = np.array([bar.get(name, {}).get("bytes", 0) / unit for bar in bars.values()])
-    axes.barh(labels, sizes, 0.66, left=left, label=name, color=_COLORS[_ORDER.index(name)], edgecolor="white", lw=0.4)
+    axes.barh(labels, sizes, 0.66, left=left, label=name, color=style.OPERATION_COLORS[name], edgecolor="white", lw=0.4)
     left += sizes
   for i, (label, total) in enumerate(zip(labels, left, strict=True)):
-    axes.text(total, i, f" {total:.2f}" if unit == 1e9 else f" {total:,.0f}", va="center", fontsize=8, color=_INK)
+    axes.text(total, i, f" {total:.2f}" if unit == 1e9 else f" {total:,.0f}", va="center", fontsize=8, color=style.INK)
     if marks and label in marks:
       mark = marks[label] / unit
-      axes.plot([mark] * 2, [i - 0.42, i + 0.42], color=_INK, lw=1.6)
-      axes.text(mark, i - 0.44, f"{mark:.2f} published", fontsize=7, ha="center", va="bottom", color=_INK)
+      axes.plot([mark] * 2, [i - 0.42, i + 0.42], color=style.INK, lw=1.6)
+      axes.text(mark, i - 0.44, f"{mark:.2f} published", fontsize=7, ha="center", va="bottom", color=style.INK)
   axes.invert_yaxis()
   axes.set_xlim(0, 1.12 * max(*left, *(mark / unit for mark in (marks or {}).values()), 0))
-  axes.set_xlabel(f"{'GB' if unit == 1e9 else 'MB'}, both ways", color=_MUTED)
+  axes.set_xlabel(f"{'GB' if unit == 1e9 else 'MB'}, both ways", color=style.MUTED)
   _tidy(axes, "x")
   figure.legend(*axes.get_legend_handles_labels(), ncols=6, fontsize=7.5, frameon=False, loc="outside upper left")
   return figure
@@ -62,38 +51,38 @@ def latency(
     points: by label, the published bandwidth and seconds.
   """
   figure, axes = _axes(7.4, 4.6)
-  colors = dict(zip(points, _LINES, strict=False))
+  colors = dict(zip(points, style.LINE_COLORS, strict=False))
   for label, (bandwidths, seconds) in curves.items():
     model, _, kind = label.rpartition(", ")
     axes.plot(bandwidths, seconds, "--" if kind == "stock" else "-", label=label, color=colors[model], lw=1.8)
   for label, (bandwidth, seconds) in points.items():
     axes.plot([bandwidth], [seconds], "x", label=f"{label}, published, 32 threads", color=colors[label], ms=8, mew=2)
   axes.set(xscale="log", yscale="log")
-  axes.set_xlabel("bandwidth, Mbit/s", color=_MUTED)
-  axes.set_ylabel("seconds", color=_MUTED)
-  axes.set_title(title, fontsize=9, loc="left", color=_INK)
+  axes.set_xlabel("bandwidth, Mbit/s", color=style.MUTED)
+  axes.set_ylabel("seconds", color=style.MUTED)
+  axes.set_title(title, fontsize=9, loc="left", color=style.INK)
   _tidy(axes, "both")
   axes.legend(fontsize=7.5, frameon=False)
   return figure
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-  figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
+  figure = Figure(figsize=(width, height), dpi=style.DPI, facecolor="white", layout="constrained")
   return figure, figure.add_subplot()
 
 
-def write_profile(result: Mapping, path: pathlib.Path) -> None:
+def profile(result: Mapping) -> Figure:
   """The bytes of one profile: a bar for each layer, by operation."""
   bars = {f"layer {name}" if name.isdigit() else name: groups for name, groups in result["by_layer"].items()}
   figure = bytes_by_operation({name: groups["by_operation"] for name, groups in bars.items()}, unit=1e6)
   title = f"{result['architecture']}, {result['length']} tokens: {result['total_bytes'] / 1e6:,.0f} MB"
-  figure.axes[0].set_title(title, fontsize=9, loc="left", color=_INK)
-  figure.savefig(path)
+  figure.axes[0].set_title(title, fontsize=9, loc="left", color=style.INK)
+  return figure
 
 
 def _tidy(axes, grid: str) -> None:
-  axes.grid(axis=grid, color=_GRID, lw=0.6)
+  axes.grid(axis=grid, color=style.GRID, lw=0.6)
   axes.set_axisbelow(True)
-  axes.tick_params(colors=_MUTED, labelsize=8)
+  axes.tick_params(colors=style.MUTED, labelsize=8)
   for side in ("top", "right"):
     axes.spines[side].set_visible(False)

@@ -1,0 +1,31 @@
+"""What pictures have in common: colours, the colour map of entropies, resolution. A colour lives here alone."""
+
+import matplotlib
+
+INK, MUTED, GRID = "#1f2933", "#5f6b7a", "#d9dee4"
+DPI = 160
+CMAP = matplotlib.colormaps["cividis"]  # of entropies, as published, over 0 … Max
+BIN_COLORS = tuple(CMAP((k + 0.5) / 4) for k in range(4))  # each head bin in the colour of its middle
+NONFINITE = {"facecolor": "#d4d4d4", "edgecolor": "#8a8a8a", "hatch": "////", "linewidth": 0.0}
+
+# Of the operations of a private inference, in the order in which bars stack them.
+OPERATION_COLORS = {
+  "embedding": "#7f8c9b",
+  "projection": "#2f6f9f",
+  "temperature": "#69a7d0",
+  "scores": "#1b9e77",
+  "maximum": "#8fd0b5",
+  "exponential": "#d95f02",
+  "reciprocal": "#f5b26b",
+  "values": "#7570b3",
+  "division": "#b6b2dc",
+  "norm": "#a6761d",
+  "activation": "#e7298a",
+  "ffn": "#66a61e",
+  "vocabulary": "#4d4d4d",
+  "reveal": "#8c6bb1",
+  "check": "#c9c9c9",
+  "cache": "#e0e0e0",
+  "setup": "#bdbdbd",
+}
+LINE_COLORS = ("#2f6f9f", "#d95f02", "#1b9e77", "#7570b3")  # of models in curves
