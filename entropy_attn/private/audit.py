@@ -6,180 +6,78 @@
 Predictions are those of `cost`; engine runs are profiles recorded in --measured, and those that --run adds to WORKDIR.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-import dataclasses
-import json
+from collections.abc import Mapping
 import pathlib
 
 from absl import flags
-from ml_collections import ConfigDict
+from matplotlib.figure import Figure
 import numpy as np
 
-from entropy_attn import cli
-from entropy_attn import config as config_lib
+from entropy_attn import cli, published
 from entropy_attn.errors import UserError
-from entropy_attn.private import cost, profile, published, source
-from entropy_attn.private import spec as spec_lib
-from entropy_attn.private.published import Row
-from entropy_attn.private.show import columns
-from entropy_attn.report import private as figures
+from entropy_attn.private.parties import measure
+from entropy_attn.private.price import predict
+from entropy_attn.private.price.comparison import KINDS, compare, config_of, find_run, measured_runs
+from entropy_attn.private.program.spec import transforms_for
+from entropy_attn.published import Row
+from entropy_attn.report import costs, tables
+from entropy_attn.run import folder, pretrained
 
+FLAGS = flags.FLAGS
 BANDWIDTHS = np.geomspace(10, 10_000, 61)  # Mbit/s
-# From the stock program to ours, each on top of the one before. exponential=squares brings the engine's cheap settings.
-LADDER = (
-  ("stock", "stock"),
-  ("embedding: short rows and bits", "embedding=selected"),
-  ("scales folded into weights", "fold=on"),
-  ("the last position alone", "last_position=on,join_heads=on"),
-  ("one product for Q, K, V", "one_product=on"),
-  ("FFNs eliminated", "eliminate_ffns=on"),
-  ("the causal triangle alone", "triangle=on"),
-  ("division after the values", "division=late"),
-  ("GELU by squares", "gelu=squares"),
-  ("exponential by squares, engine settings", "exponential=squares,clamp=on,checked=on"),
-  ("softmax in a 32-bit ring", "softmax_ring=32,division=auto"),
-)
-KINDS = {"stock": "stock", "ours": ""}
 
 
-def predicted(row: Row) -> dict:
-  """A row with what the stock program and ours are predicted to take."""
-  config = config_of(row)
-  found = {
-    kind: cost.of_config(config, spec_lib.transforms_for(config.model, text), row.length)
-    for kind, text in KINDS.items()
-  }
-  keep = ("total_bytes", "rounds", "seconds", "by_operation")
-  return {
-    **dataclasses.asdict(row),
-    "megabytes_per_second_of_published": row.gigabytes * 1e3 / (row.minutes * 60),
-    "minutes_at_100_megabits": row.gigabytes * 8e3 / 100 / 60,
-    **{kind: {name: cost_[name] for name in keep} for kind, cost_ in found.items()},
-  }
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string("workdir", None, "Folder for audit.json and the figures.")
+  flags.DEFINE_string("measured", "benchmarks/private", "Folder of recorded profiles.")
+  flags.DEFINE_bool("run", False, "Run the engine for rows of 128 tokens that have no recorded profile.")
+  cli.define_json()
 
 
-def config_of(row: Row) -> ConfigDict:
-  """A row's config; a temperature of each head, as its published cost has it, and not of each position."""
-  config = getattr(config_lib, row.family)(row.setting)
-  config.model.update(row.fields)
-  config_lib.validate(config)
-  return config
+def main() -> None:
+  """Compares, with engine runs first where --run asks for them; prints and saves it."""
+  if not FLAGS.workdir:
+    raise UserError("--workdir=DIR is missing: where the figures go")
+  workdir = pathlib.Path(FLAGS.workdir)
+  engine_runs = workdir / "runs"
+  engine_runs.mkdir(parents=True, exist_ok=True)
+  folders = [pathlib.Path(FLAGS.measured), engine_runs]
+  if FLAGS.run:
+    for row in (row for row in published.ROWS if row.length == 128 and row.layers == 12):
+      for kind in KINDS:
+        if find_run(measured_runs(folders), row, kind) is None:
+          run_engine(row, kind, engine_runs)
+  result = compare(measured_runs(folders))
+  print(text(result))
+  cli.write_json(result)
+  saved = [folder.write_json(workdir, "audit.json", result), *folder.write_figures(workdir, pictures(result))]
+  print(f"\nsaved in {workdir}: {', '.join(path.name for path in saved)}")
 
 
-def ladder(row: Row) -> list[dict]:
-  """Bytes and rounds of a row's model, step by step from the stock program to ours."""
-  config, linear = config_of(row), row.fields.get("norm") == "none"
-  text, found = "", []
-  for name, change in LADDER:
-    if (name == "FFNs eliminated" and not linear) or (name == "GELU by squares" and config.model.activation != "gelu"):
-      continue
-    text = f"{text},{change}"
-    here = cost.of_config(config, spec_lib.parse_transforms(text), row.length)
-    found.append({"step": name, "transforms": change, **{k: here[k] for k in ("total_bytes", "rounds", "seconds")}})
-  for before, after in zip([None, *found], found):  # noqa: B905
-    after["saved_bytes"] = before["total_bytes"] - after["total_bytes"] if before else 0.0
-  return found
+def run_engine(row: Row, kind: str, runs: pathlib.Path) -> None:
+  """Runs two layers of a row's model, and writes the profile.
 
-
-def measured_runs(folders: Iterable[pathlib.Path]) -> list[dict]:
-  """The profiles in some folders; of one kind the last.
+  Args:
+    kind: one of KINDS.
+    runs: the folder that it is written to, under the row's name.
 
   Raises:
-    UserError: for a file that is none.
+    UserError: for what the user can mend.
   """
-  found = []
-  for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
-    try:
-      result = json.loads(path.read_text())
-      found.append({name: result[name] for name in _MEASURED} | {"file": path.name})
-    except (ValueError, KeyError, TypeError) as error:
-      raise UserError(f"{path} is no profile of private.profile --json ({type(error).__name__}: {error})") from error
-  return found
-
-
-_MEASURED = (
-  "architecture", "config", "length", "transforms", "total_bytes", "rounds", "seconds", "measured_layers", "num_layers",
-  "max_abs_error", "by_operation", "peak_rss_bytes", "squares", "lowest_exponents", "threads",
-)  # fmt: skip
-
-
-def find_run(runs: Sequence[Mapping], row: Row, kind: str) -> dict | None:
-  """The last recorded run of a row's model, of one kind, or None."""
-  config = config_of(row)
-  wanted = dataclasses.asdict(spec_lib.transforms_for(config.model, KINDS[kind]))
-  same = [
-    run
-    for run in runs
-    if run["config"]["model"] == config.model.to_dict() and run["length"] == row.length and run["transforms"] == wanted
-  ]
-  return same[-1] if same else None
-
-
-def run_engine(row: Row, kind: str, folder: pathlib.Path) -> None:
-  """Runs two layers of a row's model, and writes the profile."""
   config = config_of(row)
   print(f"running {row.model}, {kind}: two of {row.layers} layers", flush=True)
-  transforms = spec_lib.transforms_for(config.model, KINDS[kind])
-  result = profile.profile(source.untrained(config), transforms, length=row.length, layers=2)
-  name = f"{row.slug}_{kind}.json"
-  cli.write_json(str(folder / name), result)
-
-
-def audit(runs: Sequence[Mapping]) -> dict:
-  """All rows, the steps between stock and ours, and what of the published latencies contradicts itself."""
-  rows = []
-  for row in published.ROWS:
-    found = predicted(row)
-    for kind in KINDS:
-      found[f"{kind}_measured"] = find_run(runs, row, kind)
-    rows.append(found)
-  first = {row.model: row for row in published.ROWS if row.table == 3}
-  return {
-    "rows": rows,
-    "ladders": {name: ladder(row) for name, row in first.items()},
-    "per_layer": per_layer(rows),
-    "gelu_bytes_an_element": gelu_bytes(rows),
-    "errors": [errors(run) for run in runs],
-  }
-
-
-def errors(run: Mapping) -> dict:
-  """A recorded run next to what the cost model says of it, which was not fitted to it."""
-  found = cost.of_profile(run)
-  names = ("total_bytes", "rounds")
-  relative = {name: found[name] / run[name] - 1 for name in names}
-  return {"file": run["file"], **{name: run[name] for name in names}, "relative_error": relative}
-
-
-def per_layer(rows: Sequence[Mapping]) -> list[dict]:
-  """GB of one layer and of all else at T = 128, from 12 and 18 layers: as published, of the stock program, of ours."""
-  found = []
-  of = {(row["table"], row["model"]): row for row in rows}
-  for model in (row.model for row in published.ROWS if row.table == 3):
-    pair = of[3, model], of[8, model]
-    totals = {"published": [row["gigabytes"] for row in pair]}
-    totals |= {kind: [row[kind]["total_bytes"] / 1e9 for row in pair] for kind in KINDS}
-    layer = {name: (eighteen - twelve) / 6 for name, (twelve, eighteen) in totals.items()}
-    rest = {name: totals[name][0] - 12 * layer[name] for name in totals}
-    found.append({"model": model, "layer": layer, "rest": rest})
-  return found
-
-
-def gelu_bytes(rows: Sequence[Mapping]) -> list[dict]:
-  """What a GELU costs more than a ReLU, an element: as published, of the stock program, and of ours."""
-  found = []
-  for table in sorted({row["table"] for row in rows}):
-    of = {row["model"]: row for row in rows if row["table"] == table}
-    gelu, relu = of["SM+LN+G"], of["SM+LN+R"]
-    elements = gelu["layers"] * gelu["length"] * 4 * 768
-    more = {"published": (gelu["gigabytes"] - relu["gigabytes"]) * 1e9}
-    more |= {kind: gelu[kind]["total_bytes"] - relu[kind]["total_bytes"] for kind in KINDS}
-    found.append({"table": table, **{name: value / elements for name, value in more.items()}})
-  return found
+  transforms = transforms_for(config.model, KINDS[kind])
+  result = measure.profile(pretrained.untrained(config), transforms, length=row.length, layers=2)
+  folder.write_json(runs, f"{row.name}_{kind}.json", result)
 
 
 def text(result: Mapping) -> str:
-  """The audit as tables."""
+  """The audit as tables.
+
+  Args:
+    result: of `comparison.compare`.
+  """
   parts = [_bytes_table(result["rows"]), _ladder_tables(result["ladders"]), _causes(result), _gelu(result)]
   return "\n\n".join([*parts, _latency(result), *([_errors(result)] if result["errors"] else [])])
 
@@ -201,9 +99,8 @@ def _bytes_table(rows) -> str:
   if layers:
     note = f"Engine runs: {', '.join(layers)} layers run, the rest extrapolated. "
     note += "Predictions take four squares an exponential, a run what its model needs."
-  return (
-    f"GB of one inference, both ways, by the cost model unless it says engine run\n\n{columns([head, *lines])}\n{note}"
-  )
+  title = "GB of one inference, both ways, by the cost model unless it says engine run"
+  return f"{title}\n\n{tables.text(head, lines)}\n{note}"
 
 
 def _ladder_tables(ladders) -> str:
@@ -214,7 +111,7 @@ def _ladder_tables(ladders) -> str:
        f"{s['rounds']:,.0f}")
       for s in steps
     ]  # fmt: skip
-    parts.append(columns([(f"{name}, T=128", "GB", "saved", "rounds"), *lines]))
+    parts.append(tables.text((f"{name}, T=128", "GB", "saved", "rounds"), lines))
   return "\n\n".join(parts)
 
 
@@ -226,7 +123,7 @@ def _causes(result) -> str:
   ]
   head = ("GB at T=128", *(f"{part}, {kind}" for part in ("a layer", "all else") for kind in kinds))
   return (
-    columns([head, *lines])
+    tables.text(head, lines)
     + "\nFrom 12 and 18 layers (Tables 3 and 8). Outside of the layers the stock program here is cheaper than the "
     "published one:\nits client makes the embedding's one-hot rows itself, and weights stay with the server, unshared. "
     "Of ours the last\nlayer costs a fraction of a layer, which lowers all else."
@@ -241,7 +138,7 @@ def _gelu(result) -> str:
   first = {row["model"]: row for row in result["rows"] if row["table"] == 3}
   ratio = lambda get: get(first["SM+LN+G"]) / get(first["SM+ScFuFFN"])
   return (
-    columns([("bytes of a GELU above a ReLU, an element", "published", "stock", "ours"), *lines])
+    tables.text(("bytes of a GELU above a ReLU, an element", "published", *KINDS), lines)
     + f"\nSM+LN+G costs {ratio(lambda r: r['gigabytes']):.1f} times SM+ScFuFFN as published, "
     f"{ratio(lambda r: r['stock']['total_bytes']):.1f} times in the stock program, and "
     f"{ratio(lambda r: r['ours']['total_bytes']):.1f} times where both are made cheap."
@@ -261,7 +158,7 @@ def _latency(result) -> str:
   )
   lines = []
   for row in result["rows"]:
-    ours = [cost.latency(row["ours"], *line) / 60 for line in cost.LINES.values()]
+    ours = [predict.latency(row["ours"], *line) / 60 for line in predict.LINES.values()]
     lines.append(
       (str(row["table"]), row["model"], f"{row['gigabytes']:.2f}", f"{row['minutes']:.2f}",
        f"{row['minutes_at_100_megabits']:.1f}", f"{row['megabytes_per_second_of_published']:.0f}",
@@ -271,7 +168,7 @@ def _latency(result) -> str:
   both = sum(row["minutes_at_100_megabits"] / 2 > row["minutes"] for row in result["rows"])
   every = "all" if shorter == len(lines) else f"{shorter} of"
   return (
-    columns([head, *lines])
+    tables.text(head, lines)
     + f"\nOn the stated line of 100 Mbit/s {every} {len(lines)} published latencies are shorter than their own bytes "
     f"take, {both} even where both directions run at once,\nand without a round trip: taken on a faster line. "
     "Ours includes the computation of two cores; the paper had 32 threads."
@@ -284,53 +181,26 @@ def _errors(result) -> str:
      *(f"{100 * e['relative_error'][name]:+.1f} %" for name in ("total_bytes", "rounds")))
     for e in result["errors"]
   ]  # fmt: skip
-  return columns([("engine run", "MB", "rounds", "predicted: bytes", "rounds"), *lines])
+  return tables.text(("engine run", "MB", "rounds", "predicted: bytes", "rounds"), lines)
 
 
-def write_figures(result: Mapping, folder: pathlib.Path) -> list[pathlib.Path]:
-  """bytes.png: stacked by operation, with the published marks; latency.png: against bandwidth."""
+def pictures(result: Mapping) -> dict[str, Figure]:
+  """bytes: stacked by operation, with the published marks; latency: against bandwidth."""
   first = [row for row in result["rows"] if row["table"] == 3 and not row["model"].startswith("EReg")]
   bars, marks = {}, {}
   for row in first:
     for kind in KINDS:
       bars[f"{row['model']}, {kind}"] = row[kind]["by_operation"]
     marks[f"{row['model']}, stock"] = row["gigabytes"] * 1e9
-  paths = [folder / "bytes.png", folder / "latency.png"]
-  figures.bytes_by_operation(bars, marks).savefig(paths[0])
   curves = {
-    f"{row['model']}, {kind}": (BANDWIDTHS, [cost.latency(row[kind], b, 80.0) for b in BANDWIDTHS])
+    f"{row['model']}, {kind}": (BANDWIDTHS, [predict.latency(row[kind], b, 80.0) for b in BANDWIDTHS])
     for row in first
     for kind in KINDS
   }
   points = {row["model"]: (100.0, row["minutes"] * 60) for row in first}
   title = "12 layers, 128 tokens, round trips of 80 ms, computation of two cores"
-  figures.latency(curves, points, title).savefig(paths[1])
-  return paths
+  return {"bytes": costs.bytes_by_operation(bars, marks), "latency": costs.latency(curves, points, title)}
 
 
 if __name__ == "__main__":
-  workdir_flag = flags.DEFINE_string("workdir", None, "Folder for audit.json and the figures.")
-  measured_flag = flags.DEFINE_string("measured", "benchmarks/private", "Folder of recorded profiles.")
-  run_flag = flags.DEFINE_bool("run", False, "Run the engine for rows of 128 tokens that have no recorded profile.")
-  json_flag = flags.DEFINE_string("json", None, "Also write the figures to this file.")
-
-  def main() -> None:
-    if not workdir_flag.value:
-      raise UserError("--workdir=DIR is missing: where the figures go")
-    folder = pathlib.Path(workdir_flag.value)
-    engine_runs = folder / "runs"
-    engine_runs.mkdir(parents=True, exist_ok=True)
-    folders = [pathlib.Path(measured_flag.value), engine_runs]
-    if run_flag.value:
-      for row in (row for row in published.ROWS if row.length == 128 and row.layers == 12):
-        for kind in KINDS:
-          if find_run(measured_runs(folders), row, kind) is None:
-            run_engine(row, kind, engine_runs)
-    result = audit(measured_runs(folders))
-    print(text(result))
-    cli.write_json(str(folder / "audit.json"), result)
-    cli.write_json(json_flag.value, result)
-    paths = write_figures(result, folder)
-    print(f"\nsaved in {folder}: audit.json, {', '.join(path.name for path in paths)}")
-
-  cli.run(main)
+  cli.run(define_flags, main)

@@ -1,39 +1,16 @@
-"""The commands on a small trained run: profile, perplexity, cost, and what they refuse."""
+"""The commands on a small trained run: profile, perplexity, cost, audit, and what they refuse."""
 
-import importlib.util
+import importlib
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
+from private.commands import LINEAR, fields, needs_engine, run
 import pytest
 from tiny_runs import TINY
 
-ROOT = pathlib.Path(__file__).parents[2]
-needs_engine = pytest.mark.skipif(
-  importlib.util.find_spec("spu") is None, reason="the two-party engine is for CPython 3.11: requirements-private.txt"
-)
-LINEAR = {
-  "model.norm": "none", "model.activation": "identity", "model.ffn": "fused", "model.residual_scaling": True,
-  "model.temperature": "per_head", "model.temperature_init": 0.5,
-}  # fmt: skip
+COMMANDS = ("profile", "serve", "generate", "cost", "perplexity", "audit", "calibrate", "approximate")
 
 
-def run(module, *flags, expect=0):
-  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
-  command = [sys.executable, "-m", f"entropy_attn.{module}", *map(str, flags)]
-  done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
-  assert done.returncode == expect, done.stdout + done.stderr
-  assert "Traceback" not in done.stderr
-  return done.stdout, done.stderr
-
-
-def fields(overrides):
-  return [f"--config.{name}={value}" for name, value in overrides.items()]
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def linear_run(corpus, tmp_path_factory):
   folder = tmp_path_factory.mktemp("private") / "run"
   run("main", "--config=configs/quickstart.py", f"--workdir={folder}", *fields(TINY | LINEAR | corpus))
@@ -105,6 +82,23 @@ def test_cost_from_a_config_alone(tmp_path):
 def test_a_training_run_tells_its_predicted_cost(linear_run):
   private = json.loads((linear_run / "summary.json").read_text())["private_inference"]
   assert private["total_bytes"] > 1e6 and set(private["latency_seconds"]) == {"LAN", "WAN"}
+
+
+def test_the_audit_prints_and_writes_all(tmp_path):
+  out, _ = run("private.audit", f"--workdir={tmp_path}", f"--json={tmp_path / 'a.json'}")
+  found = json.loads((tmp_path / "audit.json").read_text())
+  assert found == json.loads((tmp_path / "a.json").read_text()) and len(found["rows"]) == 16
+  assert "145.24" in out and "MB/s it would take" in out
+  for name in ("bytes.png", "latency.png"):
+    assert (tmp_path / name).stat().st_size > 20_000
+  _, err = run("private.audit", expect=2)
+  assert "error: --workdir=DIR is missing" in err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_can_be_called_from_python(name):
+  command = importlib.import_module(f"entropy_attn.private.{name}")
+  assert callable(command.define_flags) and callable(command.main)
 
 
 @pytest.mark.parametrize(

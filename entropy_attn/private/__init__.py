@@ -1,0 +1,1 @@
+"""The model as two-party computation: commands above `program`, `parties` and `price`."""

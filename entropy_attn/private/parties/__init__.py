@@ -1,0 +1,1 @@
+"""Who runs a private program: the two-party engine, and the two processes that talk through it."""

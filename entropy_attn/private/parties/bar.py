@@ -1,0 +1,39 @@
+"""A progress bar of a program's steps, with the layer at work."""
+
+import sys
+
+from tqdm import tqdm
+
+from entropy_attn.private.program.types import Step
+
+
+class Steps:
+  """A bar over a program's steps, in the order they run; without a terminal, a line a layer. On standard error.
+
+  Args:
+    what: the line's first word.
+  """
+
+  def __init__(self, what: str):
+    self._what, self._bar, self._last = what, None, None
+
+  def __call__(self, step: Step, index: int, count: int) -> None:
+    """Shows that `step`, the index-th of count, is to run."""
+    place = step.kind if step.layer is None else f"layer {step.layer}"
+    if not sys.stderr.isatty():
+      if place != self._last:
+        print(f"{self._what}: {place}", file=sys.stderr, flush=True)
+        self._last = place
+      return
+    if self._bar is None or index == 0:
+      self.close()
+      self._bar = tqdm(total=count, unit="step", desc=self._what, leave=False, dynamic_ncols=True)
+    self._bar.set_postfix_str(f"{place}: {step.kind}", refresh=False)
+    self._bar.update(index - self._bar.n)
+    self._bar.refresh()
+
+  def close(self) -> None:
+    """Ends the bar."""
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None

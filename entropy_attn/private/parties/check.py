@@ -1,0 +1,85 @@
+"""Results that cannot be: how they are refused, and what their refusal tells to whom."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+
+from entropy_attn.private.parties import engine
+from entropy_attn.private.program.spec import Settings, Spec
+
+_FEW = 64  # token ids that are told one by one; of more, their SHA-256
+
+
+class Impossible(Exception):
+  """A result that no softmax, or no LayerNorm, can have given: fixed point overflowed, or the engine erred.
+
+  Its text holds all that is needed to look into it, the tokens too: it is for the client alone.
+
+  Attributes:
+    rows: how many failed the check.
+    circumstances: of what, and how it was computed.
+    told: the part that the other party may learn.
+  """
+
+  def __init__(self, rows: int, circumstances: str):
+    self.rows, self.circumstances = rows, circumstances
+    self.told = (
+      f"{rows} row(s) are none that a softmax or a LayerNorm gives: numbers left the range of fixed point, or the "
+      "engine erred; the result is thrown away"
+    )
+    super().__init__(f"{self.told} ({circumstances})")
+
+
+def check_sequences(failed: Mapping[int, Impossible], count: int, origin: str = "") -> None:
+  """Raises Impossible where some of `count` sequences failed: the first of them in full, and which were right.
+
+  Args:
+    failed: by the index of the sequence.
+    origin: where the sequences come from: a run, a seed.
+  """
+  if not failed:
+    return
+  first = min(failed)
+  right = [i for i in range(count) if i not in failed]
+  also = f"sequences {_listed(sorted(failed))} failed; " if len(failed) > 1 else ""
+  were = f"sequences {_listed(right)} were right" if right else "none was right"
+  raise Impossible(
+    failed[first].rows,
+    f"sequence {first} of {count}, counted from 0{origin and f', of {origin}'}: {failed[first].circumstances}; "
+    f"{also}{were}",
+  )
+
+
+def circumstances(
+  spec: Spec,
+  tokens_N: np.ndarray,
+  logits: np.ndarray,
+  *,
+  digest: str,
+  how: str,
+  past: int = 0,
+  layers: int | None = None,
+) -> str:
+  """What a result was of, and how it was computed, for an error that says that it cannot be.
+
+  Args:
+    digest: of the program; see `engine.digest`.
+    how: by whom it was computed.
+    past: cached positions before the tokens.
+    layers: so many were run; None: all.
+  """
+  transforms = hashlib.sha256(json.dumps(dataclasses.asdict(spec.transforms), sort_keys=True).encode()).hexdigest()
+  tokens_N = np.asarray(tokens_N, "<i4")
+  ids = _listed(tokens_N, ",") if len(tokens_N) <= _FEW else f"SHA-256 {hashlib.sha256(tokens_N.tobytes()).hexdigest()}"
+  return (
+    f"{len(tokens_N)} tokens after {past}, {layers or len(spec.layers)} layers, {spec.num_heads} heads, "
+    f"width {spec.d_model}, vocabulary {spec.vocab_size}; transforms {transforms[:16]}, {Settings.of(spec)}, "
+    f"program {digest[:16]}, engine {engine.version()}; {how}; logits up to {np.max(np.abs(logits)):.3g}; tokens {ids}"
+  )
+
+
+def _listed(numbers, between: str = ", ") -> str:
+  return between.join(map(str, numbers))

@@ -1,0 +1,110 @@
+"""A client of a private server: text from a prompt that stays here, by a model that stays there."""
+
+import base64
+from collections.abc import Callable
+import pathlib
+import socket
+import tempfile
+import time
+
+import numpy as np
+
+from entropy_attn.data import tokenizer as tokenizer_lib
+from entropy_attn.errors import UserError
+from entropy_attn.private.parties import pair
+from entropy_attn.private.parties.bar import Steps
+from entropy_attn.private.parties.sockets import TlsSocket
+from entropy_attn.private.parties.wire import PeerLost
+from entropy_attn.private.program.types import CLIENT
+
+
+def generate(
+  sock: socket.socket | TlsSocket,
+  encode: Callable[[tokenizer_lib.Tokenizer], list[int]],
+  tokens: int,
+  *,
+  temperature: float = 0.0,
+  seed: int = 0,
+  threads: int = 0,
+  timeout: float = 30.0,
+  on_token: Callable[[str], None] = lambda text: None,
+) -> dict:
+  """Generates by asking a server for one token after the other.
+
+  Args:
+    sock: connected to the server.
+    encode: the prompt's ids by the server's tokenizer.
+    tokens: how many at most.
+    temperature: 0: the likeliest token; else one drawn from softmax(logits / temperature).
+    seed: of the drawing.
+    threads: of this party; 0: as many as it has cores.
+    timeout: seconds without a sign of the server after which it is given up.
+    on_token: called with each new token's text.
+
+  Returns:
+    prompt_ids, ids, text, and spent: for the prompt and each token its tokens, bytes, rounds and seconds.
+
+  Raises:
+    UserError: for a prompt that does not fit.
+    PeerLost: where the server goes.
+    check.Impossible: where a result is not to be trusted.
+  """
+  bar = Steps("private")
+  with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
+    tokenizer = _tokenizer(offered.get("tokenizer"))
+    ids = list(encode(tokenizer))
+    _check_fits(len(ids), tokens, session.spec.context_length)
+    rng, new, spent, asked = np.random.default_rng(seed), [], [], ids
+    for _ in range(tokens):
+      session.connection.tell({"length": len(asked)})
+      started, before = time.monotonic(), session.connection.counts()
+      logits = session.run(len(asked), np.asarray(asked))
+      taken = session.connection.counts() - before
+      spent.append({
+        "tokens": len(asked),
+        "bytes": taken.sent + taken.received,
+        "rounds": taken.chain / 2,
+        "seconds": time.monotonic() - started,
+      })  # fmt: skip
+      token = _chosen(logits[-1], temperature, rng)
+      new.append(token)
+      asked = [token]
+      bar.close()
+      on_token(tokenizer.decode([token]))
+      if token == tokenizer.end_id:
+        break
+    session.connection.tell({"done": True})
+  return {"prompt_ids": ids, "ids": new, "text": tokenizer.decode(new), "spent": spent}
+
+
+def _check_fits(prompt: int, tokens: int, positions: int) -> None:
+  if not prompt:
+    raise UserError("the prompt is empty: give at least one token")
+  room = positions - prompt
+  if room < tokens - 1:
+    raise UserError(
+      f"the prompt has {prompt} tokens and --tokens={tokens} more do not fit the model's {positions} "
+      f"positions: shorten the prompt or ask for {max(room + 1, 0)} or fewer"
+    )
+
+
+def _chosen(logits_V: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+  """The likeliest token, or one drawn."""
+  if temperature == 0:
+    return int(np.argmax(logits_V))
+  scaled = np.asarray(logits_V, np.float64) / temperature
+  probabilities = np.exp(scaled - scaled.max())
+  return int(rng.choice(len(scaled), p=probabilities / probabilities.sum()))
+
+
+def _tokenizer(sent) -> tokenizer_lib.Tokenizer:
+  """The tokenizer in a server's offer."""
+  try:
+    suffix = {"tokenizer.json": ".json", "tokenizer.model": ".model"}[sent["name"]]
+    content = base64.b64decode(sent["content"], validate=True)
+  except (TypeError, KeyError, ValueError) as error:
+    raise PeerLost("it sends no tokenizer") from error
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / f"tokenizer{suffix}"
+    path.write_bytes(content)
+    return tokenizer_lib.open_tokenizer(str(path))

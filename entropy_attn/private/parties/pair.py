@@ -1,0 +1,273 @@
+"""Two parties that meet: their first words, the watch on each other, and both of them on this machine."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+from importlib import metadata
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import resource
+import socket
+import sys
+import tempfile
+import threading
+
+import numpy as np
+
+from entropy_attn.errors import UserError
+from entropy_attn.private.parties import check, engine
+from entropy_attn.private.parties.bar import Steps
+from entropy_attn.private.parties.check import Impossible
+from entropy_attn.private.parties.session import Session
+from entropy_attn.private.parties.sockets import TlsSocket
+from entropy_attn.private.parties.wire import Connection, PeerLost
+from entropy_attn.private.program.spec import Spec
+from entropy_attn.private.program.types import CLIENT, SERVER, Step
+from entropy_attn.private.program.weights import Model
+
+# Seconds until two processes of this machine give each other up: where one ends, the other knows at once, and a busy
+# machine is no loss.
+LOCAL_TIMEOUT = 600.0
+GRACE = 15.0  # seconds in which the engine is to notice by itself that the other party is lost
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+  """The line between the parties that is imitated; zero and None: none is.
+
+  Attributes:
+    rtt: round-trip time, seconds.
+    bandwidth: bytes a second, each way.
+  """
+
+  rtt: float = 0.0
+  bandwidth: float | None = None
+
+
+DIRECT = Link()
+
+
+@contextlib.contextmanager
+def session(
+  sock: socket.socket | TlsSocket,
+  role: str,
+  *,
+  offer: Mapping | None = None,
+  weights: Mapping[str, np.ndarray] | None = None,
+  threads: int = 0,
+  timeout: float = 30.0,
+  link: Link = DIRECT,
+  on_step: Callable[[Step, int, int], None] = lambda step, i, count: None,
+) -> Iterator[tuple[Session, dict]]:
+  """A session with the party at the other end of a connected socket, and its first words.
+
+  The connection is closed at the end, in peace; an exception within is told to the other party, and raised.
+
+  Args:
+    role: of this party: SERVER or CLIENT.
+    offer: at the server: what it offers, 'spec' among it.
+    weights: at the server.
+    threads: of this party; 0: as many as it has cores.
+    timeout: seconds without any sign of the other after which it counts as lost.
+    on_step: see `Session`.
+
+  Raises:
+    UserError: where versions differ, the other is not the other role, or what it offers is no model.
+    PeerLost: where it is no party of ours, or goes.
+  """
+  connection = Connection(sock, timeout=timeout, rtt=link.rtt, bandwidth=link.bandwidth)
+  with watched(connection, CLIENT if role == SERVER else SERVER):
+    theirs = greet(connection, role, offer, threads)
+    spec = Spec.from_json(str((offer if role == SERVER else theirs).get("spec")))
+    yield Session(connection, role, spec, weights, threads=theirs["threads"], on_step=on_step), theirs
+    connection.close()
+
+
+def greet(connection: Connection, role: str, offer: Mapping | None = None, threads: int = 0) -> dict:
+  """Both parties' first words; the server tells what it offers.
+
+  Args:
+    offer: at the server: for the client to read.
+    threads: of this party; 0: as many as it has cores.
+
+  Returns:
+    The other's words: at the client with the offer. 'threads' is the lesser of both.
+
+  Raises:
+    UserError: where versions differ, or the other is not the other role.
+    PeerLost: where it is no party of ours.
+  """
+  threads = threads or len(os.sched_getaffinity(0))
+  mine = {"entropy_attn": package_version(), "engine": engine.version(), "role": role, "threads": threads}
+  connection.tell({**mine, **(offer or {})})
+  theirs = connection.hear()
+  for name in ("entropy_attn", "engine"):
+    if theirs.get(name) != mine[name]:
+      raise UserError(f"the other party has {name} {theirs.get(name)}, this one {mine[name]}: install the same")
+  other = CLIENT if role == SERVER else SERVER
+  if theirs.get("role") != other:
+    raise UserError(f"the other party is a {theirs.get('role')} too: one serves, the other generates")
+  if not isinstance(theirs.get("threads"), int) or theirs["threads"] < 1:
+    raise PeerLost("it does not say how many threads it has")
+  return theirs | {"threads": min(threads, theirs["threads"])}
+
+
+def package_version() -> str:
+  """This package's version, or 'source' where it is not installed."""
+  try:
+    return metadata.version("entropy_attn")
+  except metadata.PackageNotFoundError:
+    return "source"
+
+
+@contextlib.contextmanager
+def watched(connection: Connection, other: str) -> Iterator[None]:
+  """Ends the process where the engine does not notice within GRACE seconds that the other party is lost.
+
+  An exception within is told to the other party, and raised.
+
+  Args:
+    other: the other party's role.
+  """
+  left = threading.Event()
+
+  def watch():
+    while not left.wait(1.0):
+      if connection.lost is not None and not left.wait(GRACE):
+        print(f"error: the {other} is lost: {connection.lost}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+  threading.Thread(target=watch, name="watch", daemon=True).start()
+  try:
+    yield
+  except Exception as error:
+    with contextlib.suppress(PeerLost):  # what this party found wrong ends the other's wait, too
+      connection.tell({"failed": error.told if isinstance(error, Impossible) else str(error)})
+      connection.close()
+    raise
+  finally:
+    left.set()
+
+
+@contextlib.contextmanager
+def ended_well(other: str) -> Iterator[None]:
+  """Makes of a lost party, and of an untrustworthy result, one line and exit code 2, whatever threads still wait.
+
+  Args:
+    other: the other party's role.
+  """
+  try:
+    yield
+  except (PeerLost, Impossible, UserError) as error:
+    text = f"the {other} is lost: {error}" if isinstance(error, PeerLost) else str(error)
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(2)
+
+
+def two_processes(
+  private: Model,
+  tokens_SxN: np.ndarray,
+  *,
+  link: Link = DIRECT,
+  threads: int = 0,
+  show: bool = True,
+  origin: str = "",
+  **options,
+) -> dict[str, dict]:
+  """Runs some sequences as two parties in processes of their own, over loopback TCP.
+
+  Args:
+    threads: of each party; 0: as many as it has cores.
+    show: a progress bar.
+    origin: where the sequences come from, for the error that says that a result cannot be.
+    options: of `build.build`.
+
+  Returns:
+    By role, the records of all steps, threads and peak_rss_bytes; at the client the logits of each sequence.
+
+  Raises:
+    UserError: where one of them fails; where results are impossible, after all sequences were run.
+  """
+  spawn = multiprocessing.get_context("spawn")
+  with tempfile.TemporaryDirectory() as folder:
+    weights = pathlib.Path(folder) / "weights.npz"
+    np.savez(weights, **private.weights)
+    port, port_sender = spawn.Pipe(duplex=False)
+    common = {"link": link, "threads": threads, "timeout": LOCAL_TIMEOUT}
+    offer = {"spec": private.spec.to_json()}
+    jobs = {
+      SERVER: (_serve, (port_sender, offer, weights, tokens_SxN.shape, show, common, options)),
+      CLIENT: (_ask, (port, tokens_SxN, origin, common, options)),
+    }
+    running = {}
+    for role, (work, args) in jobs.items():
+      receiver, sender = spawn.Pipe(duplex=False)
+      process = spawn.Process(target=_child, args=(sender, work, args), daemon=True)
+      process.start()
+      sender.close()
+      running[role] = (process, receiver)
+    return _collected(running)
+
+
+def _collected(running: Mapping) -> dict:
+  results = {}
+  waiting = {receiver: role for role, (_, receiver) in running.items()}
+  while waiting:
+    for receiver in multiprocessing.connection.wait(list(waiting)):
+      role = waiting.pop(receiver)
+      try:
+        status, value = receiver.recv()
+      except EOFError:
+        status, value = "error", f"it ended without a word (exit code {running[role][0].exitcode})"
+      if status == "error":
+        for process, _ in running.values():
+          process.terminate()
+        raise UserError(f"the {role}'s process failed: {value}")
+      results[role] = value
+  for process, _ in running.values():
+    process.join()
+  return results
+
+
+def _child(sender, work, args) -> None:
+  try:
+    sender.send(("done", work(*args)))
+  except (UserError, PeerLost, Impossible) as error:
+    sender.send(("error", str(error)))
+  except Exception as error:
+    sender.send(("error", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+    raise
+
+
+def _serve(port_sender, offer: Mapping, weights: pathlib.Path, shape, show: bool, common: Mapping, options) -> dict:
+  with socket.create_server(("127.0.0.1", 0)) as listening:
+    port_sender.send(listening.getsockname()[1])
+    sock, _ = listening.accept()
+  bar = {"on_step": Steps("private inference")} if show else {}
+  with session(sock, SERVER, offer=offer, weights=np.load(weights), **common, **bar) as (mine, _):
+    for _ in range(shape[0]):
+      mine.run(shape[1], **options)
+      mine.restart()
+  return {"records": mine.records, "peak_rss_bytes": _peak_bytes()}
+
+
+def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, options) -> dict:
+  logits, failed = [], {}
+  with session(socket.create_connection(("127.0.0.1", port.recv())), CLIENT, **common) as (mine, _):
+    for i, tokens in enumerate(tokens_SxN):
+      try:
+        logits.append(mine.run(len(tokens), tokens, **options))
+      except Impossible as error:
+        failed[i] = error
+      mine.restart()
+  # Only here, so that what the server says of it does not come first, and one says whether the others fail too.
+  check.check_sequences(failed, len(tokens_SxN), origin)
+  return {"records": mine.records, "logits": logits, "threads": mine.threads, "peak_rss_bytes": _peak_bytes()}
+
+
+def _peak_bytes() -> int:
+  """The largest resident set of this process so far, bytes."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

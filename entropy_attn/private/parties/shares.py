@@ -1,0 +1,93 @@
+"""Shares of values in the engine's rings: made, moved between the rings, and packed for the line."""
+
+import re
+import struct
+
+import numpy as np
+
+from entropy_attn.private.parties.engine import core, runtime_config
+from entropy_attn.private.parties.wire import PeerLost
+from entropy_attn.private.program.spec import Settings
+from entropy_attn.private.program.types import NARROW, WIDE
+
+
+class Ring:
+  """One ring of one party: its runtime and how values enter and leave it.
+
+  Args:
+    ring: its bits.
+    link: of the engine, to the other party.
+    parties: how many there are.
+    protocol: the engine's name of it: CHEETAH, or REF2K of one party alone.
+    threads: see `engine.runtime_config`.
+  """
+
+  def __init__(self, settings: Settings, ring: int, link, parties: int, protocol: str, threads: int):
+    libspu = core()
+    config = runtime_config(settings, ring, protocol, threads)
+    self.runtime = libspu.RuntimeWrapper(link, config)
+    self.io = libspu.IoWrapper(parties, config)
+
+  def shares(self, array: np.ndarray, owner: int = -1):
+    """Shares of a value, one a party.
+
+    Args:
+      owner: the rank of the party that alone knows it; -1: it becomes secret to all.
+    """
+    return self.io.MakeShares(np.ascontiguousarray(array), core().Visibility.VIS_SECRET, owner)
+
+  def open(self, shares) -> np.ndarray:
+    """The value that all parties' shares are of."""
+    return self.io.Reconstruct(shares)
+
+
+def moved(share, ring: int):
+  """A share of one ring as one of the other: the lower half of a wide ring, or the upper half from a narrow one."""
+  libspu = core()
+  meta = libspu.ValueMeta()
+  meta.ParseFromString(share.meta)
+  raw = b"".join(_content(chunk) for chunk in share.share_chunks)
+  if ring == NARROW:
+    numbers = np.frombuffer(raw, np.uint64).astype(np.uint32)
+  else:
+    numbers = np.frombuffer(raw, np.uint32).astype(np.uint64) << np.uint64(WIDE - NARROW)
+  meta.storage_type = re.sub(r"FM\d+", f"FM{ring}", meta.storage_type)
+  chunk = libspu.ValueChunk()
+  chunk.total_bytes, chunk.chunk_offset, chunk.content = numbers.nbytes, 0, numbers.tobytes()
+  return _share(meta.SerializeToString(), [chunk.SerializeToString()])
+
+
+def _content(chunk: bytes) -> bytes:
+  parsed = core().ValueChunk()
+  parsed.ParseFromString(chunk)
+  return parsed.content
+
+
+def packed(share) -> bytes:
+  """A share as bytes that `unpacked` reads."""
+  parts = [share.meta, *share.share_chunks]
+  return struct.pack(f"!I{len(parts)}Q", len(parts), *map(len, parts)) + b"".join(parts)
+
+
+def unpacked(data: bytes):
+  """The share in some bytes.
+
+  Raises:
+    PeerLost: where they are none.
+  """
+  try:
+    (count,) = struct.unpack_from("!I", data)
+    sizes = struct.unpack_from(f"!{count}Q", data, 4)
+    at, parts = 4 + 8 * count, []
+    for size in sizes:
+      parts.append(data[at : at + size])
+      at += size
+  except struct.error as error:
+    raise PeerLost("it sends what is no share") from error
+  return _share(parts[0], parts[1:])
+
+
+def _share(meta: bytes, chunks: list[bytes]):
+  share = core().Share()
+  share.meta, share.share_chunks = meta, chunks
+  return share

@@ -1,0 +1,1 @@
+"""What a private program costs, without running it. No engine is imported here."""

@@ -1,0 +1,155 @@
+"""What the engine's protocols send: bytes, rounds and seconds of each, as functions of sizes and measured constants.
+
+Homomorphic products are counted in ciphertexts exactly as the engine cuts them. Oblivious transfers cost so much an
+element; now and then the engine extends its stock of them, which their rates include on average. The constants are
+measured by `calibrate`, for each ring and setting.
+
+Letters: M × K times K × L matrices.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+
+import numpy as np
+
+SLOTS = 8192  # numbers of a ciphertext
+DIRECT = 2 * SLOTS  # from so many elements a product is made at once, not of stored random triples
+MATRIX_PARTS = ("queries", "answers", "pieces", "rotations")
+TABLE = pathlib.Path(__file__).with_name("protocols.json")  # what `calibrate` writes
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Bytes both ways, rounds, and seconds of computation."""
+
+  bytes: float = 0.0
+  rounds: float = 0.0
+  seconds: float = 0.0
+
+  def __add__(self, other: "Cost") -> "Cost":
+    return Cost(self.bytes + other.bytes, self.rounds + other.rounds, self.seconds + other.seconds)
+
+  def __mul__(self, times: float) -> "Cost":
+    return Cost(self.bytes * times, self.rounds * times, self.seconds * times)
+
+
+@functools.cache
+def calibration() -> Mapping:
+  """The measured constants, by 'setting/ring', and the machine of the seconds."""
+  return json.loads(TABLE.read_text())
+
+
+class Protocols:
+  """What the protocols of one ring and setting cost, as functions of sizes.
+
+  Args:
+    constants: of `calibration`, for the ring and setting.
+  """
+
+  def __init__(self, constants: Mapping[str, Mapping[str, list[float]]]):
+    self.constants = constants
+
+  def each(self, name: str, n: float) -> Cost:
+    """A protocol on n elements: so much a call, an element, and a started ciphertext."""
+    return self.rated(name, (1, n, units(n)))
+
+  def made_of_many(self, name: str, n: float) -> Cost:
+    """A protocol of many others on n elements: so much a call, an element, and a MB of a product of n numbers."""
+    return self.rated(name, self.features_of_many(n))
+
+  def features_of_many(self, n: float) -> tuple[float, float, float]:
+    """The three sizes that the constants of `made_of_many` are multiplied with."""
+    return 1, n, self.product(n).bytes / 1e6
+
+  def rated(self, name: str, features: tuple[float, float, float]) -> Cost:
+    """A protocol's constants times the sizes that they are of."""
+    rates = self.constants[name]
+    return Cost(*(float(np.dot(rates[field.name], features)) for field in dataclasses.fields(Cost)))
+
+  def square(self, n: int) -> Cost:
+    """x² of secret x, not cut."""
+    return self.each("ciphertext pair", units(n) if n <= SLOTS else 2 * units(-(-n // 2)))
+
+  def product_with_private(self, n: int) -> Cost:
+    """x y of secret x and a y that one party knows, not cut."""
+    return self.each("ciphertext pair", units(n))
+
+  def product(self, n: int) -> Cost:
+    """x y of secret x and y, not cut; few ones by random triples, made in stock by whole ciphertexts."""
+    if n >= DIRECT:
+      return self.each("ciphertext triple", units(n // 2) + units(n - n // 2))
+    return self.each("opening", n) + self.each("ciphertext pair", 1) * (2 * n / SLOTS)
+
+  def matrix_product(self, M: int, K: int, L: int, *, directions: int, cut: bool) -> Cost:
+    """A secret matrix times a private (directions=1) or a secret one (2).
+
+    The client opens a cut. Where it encrypted, it has waited for the answer; else it gave the answer itself, and the
+    cut costs no round of its own.
+    """
+    parts = ciphertexts(M, K, L)
+    each = Cost()
+    for name in MATRIX_PARTS:
+      each += self.each(name, getattr(parts, name))
+    cost = Cost(each.bytes * directions, 1.0, each.seconds * directions)
+    if cut:
+      of_cut = self.each("cut", M * L)
+      cost += Cost(of_cut.bytes, of_cut.rounds * parts.client_encrypts, of_cut.seconds)
+    return cost
+
+
+def units(n: float) -> int:
+  """How many ciphertexts hold n numbers."""
+  return math.ceil(n / SLOTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ciphertexts:
+  """What one direction of a matrix product takes.
+
+  Attributes:
+    queries, answers: ciphertexts each way.
+    pieces: plaintexts multiplied.
+    rotations: those that pack answers.
+    client_encrypts: whether the client's matrix is the one that is encrypted.
+  """
+
+  queries: int
+  answers: int
+  pieces: int
+  rotations: int
+  client_encrypts: bool
+
+
+@functools.cache
+def ciphertexts(M: int, K: int, L: int) -> Ciphertexts:
+  """How the engine cuts a matrix product.
+
+  A ciphertext holds a block of d0 × d1 × d2; the engine takes the block with the fewest ciphertexts, at 1000 a
+  ciphertext, 1 a rotation, 0.1 a product. One answer packs d1 results, unless there is but one.
+  """
+  for packed in (True, False):
+    d0, d1, d2 = _block(M, K, L, packed=packed)
+    b0, b1, b2 = -(-M // d0), -(-K // d1), -(-L // d2)
+    if b0 * b2 > 1:
+      break
+  answers = math.ceil(b0 * b2 / d1) if packed else b0 * b2
+  return Ciphertexts(min(b0, b2) * b1, answers, b0 * b1 * b2, answers * d1 * packed, b0 <= b2)
+
+
+def _block(M: int, K: int, L: int, *, packed: bool) -> tuple[int, int, int]:
+  d0 = np.arange(1, min(SLOTS, M) + 1)[:, None]
+  d1 = 2 ** np.arange(int(np.log2(K)) + 1) if packed else np.arange(1, K + 1)
+  d1 = d1[None, :]
+  fits = d0 * d1 <= SLOTS
+  d2 = np.minimum(L, np.maximum(SLOTS // (d0 * d1), 1))
+  b0, b1, b2 = -(-M // d0), -(-K // d1), -(-L // d2)
+  rotations = -(-M * L // SLOTS) * d1 if packed else 0
+  price = (np.minimum(b0, b2) * b1 + -(-b0 * b2 // d1)) * 1000.0 + rotations + b0 * b1 * b2 / 10.0
+  price = np.where(fits, price, np.inf)
+  # Of equal prices the last in the engine's order of search.
+  i, j = divmod(price.size - 1 - int(np.argmin(price[::-1, ::-1])), price.shape[1])
+  return int(d0[i, 0]), int(d1[0, j]), int(d2[i, j])

@@ -1,0 +1,1 @@
+"""What a model becomes: its private program and the weights it runs on. No engine is imported here."""

@@ -1,0 +1,157 @@
+"""Fixed point has an end: what a model's numbers reach on real text, against what the rings hold.
+
+Letters in array names: S sequences, N tokens, L layers.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+from entropy_attn.errors import UserError
+from entropy_attn.private.program import squares, trace
+from entropy_attn.private.program.build import build, client_inputs, server_inputs
+from entropy_attn.private.program.ops import Plain, run_plain
+from entropy_attn.private.program.spec import Transforms
+from entropy_attn.private.program.types import FRACTION, NARROW, WIDE, Step
+from entropy_attn.private.program.weights import Model
+
+MARGIN = 4.0  # times what was seen must still fit: other text reaches further
+ERROR = 5e-3  # of an exponential; see `squares.exponential`. Perplexity then moves by some 0.01 %
+
+# A wide ring cuts a product only after it was made, and a cut wants two bits to spare. In the narrow one scores are
+# compared and subtracted alone; what is multiplied there is no more than 1, or bounded by the clamp.
+LIMITS = {WIDE: 2.0 ** (WIDE - 2 - 2 * FRACTION[WIDE]), NARROW: 2.0 ** (NARROW - 2 - FRACTION[NARROW])}
+
+_BOUNDED = ("exponential", "division", "reciprocal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """The largest magnitude of one intermediate, and what its ring holds.
+
+  Attributes:
+    layer, kind: of its step.
+    name: of the variable, or of the operation that made it.
+    largest: magnitude seen; infinite where one was not a number.
+    limit: the magnitude at which its ring overflows.
+  """
+
+  layer: int | None
+  kind: str
+  name: str
+  largest: float
+  limit: float
+
+  @property
+  def place(self) -> str:
+    """Where it is, in words for the user."""
+    where = "embedding and head" if self.layer is None else f"layer {self.layer}"
+    return f"{self.kind} ({self.name}) of {where}"
+
+  @property
+  def spare_bits(self) -> float:
+    """How many times it may double until it overflows."""
+    return math.log2(self.limit / max(self.largest, 1e-30))
+
+
+def choose_exponentials(
+  exact: Model, transforms: Transforms, tokens_SxN: np.ndarray, error: float = ERROR
+) -> tuple[squares.Squares, ...]:
+  """Each layer's exponential: the fewest squares within `error` for the exponents that its softmax really has.
+
+  An exponent so low that it counts for nothing (256 exp y ≤ error) may be clamped.
+
+  Args:
+    exact: the model, folded without approximations (`prepare.Exact`).
+    tokens_SxN: of text that the model is for.
+
+  Raises:
+    UserError: if no chain of squares is so exact.
+  """
+  if transforms.exponential == "engine":
+    return ()
+  negligible = -math.log(256 / error)
+  lowest = lowest_exponents(exact, tokens_SxN)
+  return tuple(squares.exponential(error, max(1.2 * low - 0.5, negligible)) for low in lowest)
+
+
+def lowest_exponents(exact: Model, tokens_SxN: np.ndarray) -> list[float]:
+  """The lowest exponent (score less its row's maximum) of each layer, in the clear.
+
+  Args:
+    exact: the model, folded without approximations.
+  """
+  lowest = [0.0] * len(exact.spec.layers)
+
+  def run(step, arrays):
+    written = step(Plain(None), *arrays)
+    if step.kind == "maximum":
+      lowest[step.layer] = min(lowest[step.layer], float(written[0].min()))
+    return written
+
+  _run_all(exact, tokens_SxN, run)
+  return lowest
+
+
+def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
+  """The range of everything that is read or computed within a step, over some sequences, in the program's order."""
+  operations = Plain(None if model.spec.transforms.exponential == "engine" else model.spec.exp_iterations)
+  found: dict[tuple, Range] = {}
+
+  def run(step, arrays):
+    def see(name, value):
+      key = (step.layer, step.kind, name)
+      largest = float(np.max(np.nan_to_num(np.abs(np.asarray(value, np.float64)), nan=np.inf), initial=0.0))
+      found[key] = Range(*key, max(largest, found[key].largest if key in found else 0.0), LIMITS[step.ring])
+
+    if step.ring == NARROW and step.kind in _BOUNDED:
+      return step(operations, *arrays)
+    for name, array in zip(step.reads, arrays, strict=True):
+      see(name, array)
+    traced = jax.make_jaxpr(lambda *xs: step(operations, *xs))(*arrays)
+    return trace.walk(traced, arrays, lambda value, aval: value, _evaluation(see))
+
+  _run_all(model, tokens_SxN, run)
+  return list(found.values())
+
+
+def _evaluation(see: Callable[[str, jax.Array], None]):
+  """A rule for `trace.walk` that computes; `see` is shown all numbers with a point, by the operation that made them."""
+
+  def rule(equation, inputs):
+    outputs = equation.primitive.bind(*inputs, **equation.params)
+    outputs = outputs if equation.primitive.multiple_results else [outputs]
+    for output in outputs:
+      if output.dtype.kind == "f":
+        see(equation.primitive.name, output)
+    return outputs
+
+  return rule
+
+
+def check(found: Sequence[Range]) -> Range:
+  """The range that comes nearest to what its ring holds, of some that all have room to spare.
+
+  Raises:
+    UserError: where MARGIN times an intermediate's range does not fit its ring.
+  """
+  worst = min(found, key=lambda r: r.spare_bits)
+  if worst.largest * MARGIN > worst.limit or not math.isfinite(worst.largest):
+    raise UserError(
+      f"{worst.place} reaches {worst.largest:.3g}: {MARGIN:.0f} times that must stay below "
+      f"{worst.limit:.3g}, or fixed point overflows; train with weight decay or clipping, or keep more FFNs "
+      "(--transforms=condition_bound=100)"
+    )
+  return worst
+
+
+def _run_all(model: Model, tokens_SxN: np.ndarray, run: Callable[[Step, Sequence], Sequence]) -> None:
+  """Runs sequences one after the other, each step by `run`."""
+  length = tokens_SxN.shape[1]
+  program = build(model.spec, length, every_position=True)
+  weights = server_inputs(model.weights, length)
+  for tokens_N in tokens_SxN:
+    run_plain(program, weights | client_inputs(model.spec, tokens_N), run)

@@ -1,0 +1,241 @@
+"""What both parties know of a private model: its architecture, and what was done to it to make it cheap."""
+
+import dataclasses
+import json
+
+from entropy_attn.errors import UserError, check_choice
+from entropy_attn.private.program.squares import Squares
+
+ON_OFF = (
+  "fold", "one_product", "triangle", "diagonal", "last_position", "join_heads",
+  "eliminate_ffns", "clamp", "checked",
+)  # fmt: skip
+CHOICES = {
+  "gelu": ("squares", "exact"),
+  "exponential": ("squares", "engine"),
+  "softmax_ring": ("32", "64"),
+  "division": ("auto", "narrow", "late", "early"),
+  "embedding": ("selected", "one_hot"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Transforms:
+  """What is done to a model before it runs privately. All are exact, but for exponential and gelu."""
+
+  fold: bool = True  # scales, temperatures, alpha, beta, LayerNorm gains and linear FFNs go into the weights
+  one_product: bool = True  # queries, keys and values by one product
+  triangle: bool = True  # row maximum and exponential of the causal triangle alone
+  diagonal: bool = False  # rows are scaled by a product with a diagonal matrix: fewer bytes, far more computation
+  last_position: bool = True  # the last layer's queries, and the logits, of the last position alone
+  join_heads: bool = True  # one query: its heads' scores and values by one product each
+  eliminate_ffns: bool = True  # linear FFNs go into the basis of the residual stream, where there is no norm
+  condition_bound: float = 1e4  # an FFN stays where the basis would pass this condition number
+  clamp: bool = True  # exponents below the fitted range are set to its end
+  checked: bool = True  # count rows that no softmax or final LayerNorm gives: the result is then refused
+  exponential: str = "squares"  # fitted chains of squares; engine: its (1 + x/2^n)^(2^n)
+  embedding: str = "selected"  # the client makes a short one-hot row and bits; one_hot: a whole row
+  gelu: str = "squares"  # exact: the engine's own erf or tanh
+  softmax_ring: str = "32"  # bits of the ring in which maximum and exponential are computed
+  division: str = "auto"  # by row sums. narrow: there; late: of mixed values; early: as written; auto: narrow or late
+
+  def exactly(self) -> "Transforms":
+    """These transforms without their approximations: what a private inference is compared with."""
+    return dataclasses.replace(
+      self, exponential="engine", softmax_ring="64", division="late", clamp=False, gelu="exact"
+    )
+
+
+STOCK = Transforms(
+  embedding="one_hot", fold=False, one_product=False, triangle=False, diagonal=False,
+  last_position=False, join_heads=False, eliminate_ffns=False, clamp=False, checked=False, exponential="engine",
+  gelu="exact", softmax_ring="64", division="early",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+  """What both parties know of one block.
+
+  Attributes:
+    ffn: none: eliminated; linear: x M + c; residual: x + N(x) W + b; mlp: x + act(N(x) W + b) W' + b'.
+    activation: identity, relu, gelu_squares, gelu_erf or gelu_tanh.
+    biases: names of the linears that have one: qkv, o, ffn, ffn_out.
+    temperature: whether queries are divided by a temperature of each position.
+    scaled: names among alpha and beta that are still variables.
+    exponential: of the softmax; None: the engine's own.
+  """
+
+  ffn: str
+  activation: str
+  biases: tuple[str, ...]
+  temperature: bool
+  scaled: tuple[str, ...]
+  exponential: Squares | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """The whole model. Programs of any length are built from it (`build.build`)."""
+
+  num_heads: int
+  d_model: int
+  ffn_width: int
+  vocab_size: int
+  context_length: int
+  norm: bool
+  layers: tuple[LayerSpec, ...]
+  head_basis: bool  # whether the final state goes back to the model's own basis
+  head_biases: tuple[str, ...]
+  transforms: Transforms
+  exp_iterations: int = 8  # of the engine's own exponential
+
+  def to_json(self) -> str:
+    """The spec as a text that `from_json` reads; the same text for an equal spec."""
+    return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+  @classmethod
+  def from_json(cls, text: str) -> "Spec":
+    """The spec that a text of `to_json` holds.
+
+    Raises:
+      UserError: if it holds none.
+    """
+    try:
+      fields = json.loads(text)
+      layers = tuple(_layer(layer) for layer in fields.pop("layers"))
+      transforms = Transforms(**fields.pop("transforms"))
+      fields["head_biases"] = tuple(fields["head_biases"])
+      return cls(layers=layers, transforms=transforms, **fields)
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(f"not the description of a private model: {type(error).__name__}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How the engine runs a model's programs; both parties must have the same.
+
+  Attributes:
+    exp_iterations: n of its exponential, (1 + x/2^n)^(2^n); 1 makes it a square.
+    lsb_error: products may be wrong in their last bit, and are cheaper.
+    oblivious_transfer: its implementation.
+  """
+
+  exp_iterations: int
+  lsb_error: bool
+  oblivious_transfer: str
+
+  @classmethod
+  def of(cls, spec: Spec) -> "Settings":
+    """Those of a model: the engine's own where its exponential is, the cheap ones else."""
+    if spec.transforms.exponential == "engine":
+      return cls(spec.exp_iterations, False, "YACL_Ferret")
+    return cls(1, True, "EMP_Ferret")
+
+
+def of_config(c, transforms: Transforms, exponentials: tuple[Squares, ...] = ()) -> Spec:
+  """What a config alone tells of its private form: every FFN that may vanish vanishes, and nothing has a bias.
+
+  Args:
+    c: the model group.
+    exponentials: of each layer's softmax; empty with transforms.exponential = engine.
+
+  Raises:
+    UserError: where transforms contradict the architecture or each other.
+  """
+  check(transforms, c)
+  t = transforms
+  linear = c.norm == "none" and c.activation == "identity"
+  fused = c.ffn == "fused" or (t.fold and c.activation == "identity")
+  if t.fold and linear:
+    ffn = "none" if t.eliminate_ffns else "linear"
+  else:
+    ffn = "residual" if fused else "mlp"
+  activation = c.activation
+  if activation == "gelu":
+    activation = "gelu_squares" if t.gelu == "squares" else f"gelu_{c.gelu}"
+  scaled = ()
+  if c.residual_scaling and ffn in ("residual", "mlp"):
+    scaled = ("beta",) if t.fold else ("alpha", "beta")
+  layer = LayerSpec(
+    ffn=ffn,
+    activation=activation,
+    biases=(),
+    temperature=c.temperature == "per_head_position" or (c.temperature == "per_head" and not t.fold),
+    scaled=scaled,
+    exponential=None,
+  )
+  chosen = exponentials if t.exponential == "squares" else (None,) * c.num_layers
+  return Spec(
+    num_heads=c.num_heads,
+    d_model=c.d_model,
+    ffn_width=4 * c.d_model,
+    vocab_size=c.vocab_size,
+    context_length=c.context_length if c.temperature == "per_head_position" else c.max_positions,
+    norm=c.norm == "layernorm",
+    layers=tuple(dataclasses.replace(layer, exponential=exponential) for exponential in chosen),
+    head_basis=ffn == "none",
+    head_biases=(),
+    transforms=t,
+  )
+
+
+def check(t: Transforms, c) -> None:
+  """Raises UserError where transforms contradict the architecture or each other."""
+  if t.eliminate_ffns and (c.norm != "none" or c.activation != "identity"):
+    raise UserError(
+      f"eliminate_ffns: an FFN vanishes only with model.norm=none and model.activation=identity, not "
+      f"{c.norm} and {c.activation}: say --transforms=eliminate_ffns=off"
+    )
+  if t.eliminate_ffns and not t.fold:
+    raise UserError("transform eliminate_ffns=on needs fold=on")
+  if t.exponential == "squares" and not (t.fold and t.triangle):
+    raise UserError("transform exponential=squares needs fold=on and triangle=on")
+  if t.softmax_ring == "32" and t.exponential == "engine":
+    raise UserError("transform softmax_ring=32 needs exponential=squares")
+  if t.division == "narrow" and t.softmax_ring != "32":
+    raise UserError("transform division=narrow needs softmax_ring=32: say division=late")
+
+
+def parse_transforms(text: str, base: Transforms = Transforms()) -> Transforms:
+  """`base` changed as 'name=value,…' says: triangle=off,softmax_ring=64, or stock for all off.
+
+  Raises:
+    UserError: for an unknown name or value.
+  """
+  for part in filter(None, (part.strip() for part in text.split(","))):
+    if part == "stock":
+      base = STOCK
+      continue
+    name, _, value = part.partition("=")
+    check_choice("transform", name, [*ON_OFF, *CHOICES, "condition_bound", "stock"])
+    if name in ON_OFF:
+      check_choice(f"transform {name}", value, ("on", "off"))
+      base = dataclasses.replace(base, **{name: value == "on"})
+    elif name in CHOICES:
+      check_choice(f"transform {name}", value, CHOICES[name])
+      base = dataclasses.replace(base, **{name: value})
+    else:
+      try:
+        base = dataclasses.replace(base, condition_bound=float(value))
+      except ValueError as error:
+        raise UserError(f"transform condition_bound={value!r} is not a number") from error
+  return base
+
+
+def transforms_for(model_config, text: str = "") -> Transforms:
+  """All that an architecture allows, changed as `parse_transforms` says.
+
+  Raises:
+    UserError: for an unknown name or value.
+  """
+  linear = model_config.norm == "none" and model_config.activation == "identity"
+  return parse_transforms(text, dataclasses.replace(Transforms(), eliminate_ffns=linear))
+
+
+def _layer(fields: dict) -> LayerSpec:
+  exponential = fields.pop("exponential")
+  fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+  if exponential is not None:
+    exponential = Squares(**exponential | {"offsets": tuple(exponential["offsets"])})
+  return LayerSpec(**fields, exponential=exponential)

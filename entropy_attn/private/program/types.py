@@ -1,0 +1,127 @@
+"""A private inference as a sequence of steps, each a pure function that an engine runs on named variables."""
+
+import abc
+from collections.abc import Callable, Hashable, Mapping
+import dataclasses
+from typing import Protocol
+
+import jax
+
+# Who knows a variable: nobody (it is a result, in shares), one party, or the client that makes shares of it.
+SECRET, SERVER, CLIENT, SHARED = "secret", "server", "client", "shared by the client"
+WIDE, NARROW = 64, 32  # bits of a ring
+FRACTION = {WIDE: 18, NARROW: 15}  # bits after the point
+NARROWING = FRACTION[WIDE] - FRACTION[NARROW]
+# From the upper half of a wide ring, where a narrow one's bits land, down to its point: by products with 2^−16 at
+# least, since the engine takes smaller constants for something else.
+LOWERINGS = (16, WIDE - NARROW - NARROWING - 16)
+
+
+class Ops(Protocol):
+  """What differs between a program on open values and one of the engine (`ops.Plain`, `ops.Engine`)."""
+
+  def exp(self, y: jax.Array) -> jax.Array:
+    """The exponential of y ≤ 0 as the engine itself has it, of any shape."""
+
+  def square(self, z: jax.Array) -> jax.Array:
+    """z² of any shape, by the cheapest protocol."""
+
+  def reciprocal(self, x: jax.Array) -> jax.Array:
+    """1 / x of positive x, of any shape."""
+
+  def lower(self, x: jax.Array, bits: int) -> jax.Array:
+    """2^−bits x, where x came from a narrow ring into the upper half of a wide one."""
+
+  def scale_rows(self, x: jax.Array, factor: jax.Array) -> jax.Array:
+    """x [..., N, K] with row n times factor [..., N]."""
+
+  def halve(self, x: jax.Array, times: int, narrow: bool) -> jax.Array:
+    """2^−times x; narrow: for a narrow ring to read."""
+
+
+class Operation(abc.ABC):
+  """A pure function of arrays. Its options are its fields: operations that are equal compile to the same code.
+
+  Every one is a frozen dataclass and runs in three ways: on open values, as code of the two-party engine, and on
+  nothing but shapes, where `price.count` counts.
+  """
+
+  @abc.abstractmethod
+  def __call__(self, ops: Ops, *arrays):
+    """The array that it makes of arrays, or a tuple of them."""
+
+  def cost_key(self) -> Hashable:
+    """What its cost depends on, besides the shapes that it reads: all its options, unless it says otherwise."""
+    return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Function(Operation):
+  """Any function of arrays that leaves `ops` alone."""
+
+  function: Callable
+
+  def __call__(self, ops, *arrays):
+    return self.function(*arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+  """An input of the whole program.
+
+  Attributes:
+    owner: SERVER or CLIENT, who alone knows it; SHARED: the client, who makes shares of it; SECRET: nobody.
+    dtype: its NumPy name.
+  """
+
+  shape: tuple[int, ...]
+  owner: str
+  dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One run of the engine.
+
+  Attributes:
+    layer: None for embedding and head.
+    kind: the operation that tables name.
+    operation: takes the ops, then the variables that it reads.
+    reads, writes: names of variables.
+    ring: bits of the ring it is computed in.
+  """
+
+  layer: int | None
+  kind: str
+  operation: Operation
+  reads: tuple[str, ...]
+  writes: tuple[str, ...]
+  ring: int = WIDE
+
+  def __call__(self, ops: Ops, *arrays) -> tuple:
+    """The values of `writes`."""
+    out = self.operation(ops, *arrays)
+    return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What two parties run together.
+
+  Attributes:
+    inputs: variables that exist before, by name: weights, tokens, and caches of earlier positions.
+    outputs: names of what the client learns.
+    kept: names of what a next program takes: the caches.
+  """
+
+  inputs: Mapping[str, Variable]
+  steps: tuple[Step, ...]
+  outputs: tuple[str, ...]
+  kept: tuple[str, ...]
+
+
+def layer_name(step: Step) -> str:
+  """'setup', 'embedding', the layer's number, or 'head'."""
+  if step.layer is not None:
+    return str(step.layer)
+  return step.kind if step.kind in ("setup", "embedding") else "head"

@@ -1,0 +1,38 @@
+"""Runs the commands as a user does, and says what they need."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from waiting import PATIENCE
+
+ROOT = pathlib.Path(__file__).parents[2]
+needs_engine = pytest.mark.skipif(
+  importlib.util.find_spec("spu") is None, reason="the two-party engine is for CPython 3.11: requirements-private.txt"
+)
+LINEAR = {
+  "model.norm": "none", "model.activation": "identity", "model.ffn": "fused", "model.residual_scaling": True,
+  "model.temperature": "per_head", "model.temperature_init": 0.5,
+}  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+  """The environment of a command: one device."""
+  return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
+def run(module, *flags, expect=0):
+  """What a command prints, on standard output and on standard error."""
+  command = [sys.executable, "-m", f"entropy_attn.{module}", *map(str, flags)]
+  done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+  assert done.returncode == expect, done.stdout + done.stderr
+  assert "Traceback" not in done.stderr
+  return done.stdout, done.stderr
+
+
+def fields(overrides):
+  """Flags that override fields of the config."""
+  return [f"--config.{name}={value}" for name, value in overrides.items()]

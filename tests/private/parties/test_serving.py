@@ -1,0 +1,217 @@
+"""A server and a client in processes of their own, over TCP: what they generate, and what becomes of one when the other
+dies, stalls, or is not what it seems.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+from private.commands import LINEAR, ROOT, environment, fields, needs_engine, run
+import pytest
+from tiny_runs import TINY
+import trustme
+from waiting import PATIENCE
+
+from entropy_attn.private.program.prepare import Exact
+from entropy_attn.private.program.spec import transforms_for
+from entropy_attn.run import pretrained
+
+pytestmark = [pytest.mark.slow, needs_engine]
+PATIENT = "--timeout=3600"  # whatever else the machine does: only an end that is seen ends anything
+
+
+@pytest.fixture(scope="module")
+def checkpoint(corpus, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("served") / "run"
+  size = {"model.num_layers": 4, "model.context_length": 16}
+  run("main", "--config=configs/quickstart.py", f"--workdir={folder}", *fields(TINY | LINEAR | size | corpus))
+  return folder
+
+
+def start(module, *flags):
+  command = [sys.executable, "-u", "-m", f"entropy_attn.private.{module}", *map(str, flags)]
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def wait_for(process, pattern):
+  """Reads standard error until a line matches; returns all lines."""
+  lines, stuck = [], threading.Timer(PATIENCE, end, [process])
+  stuck.start()
+  try:
+    for line in iter(process.stderr.readline, ""):
+      lines.append(line)
+      if re.search(pattern, line):
+        return lines
+  finally:
+    stuck.cancel()
+  raise AssertionError(f"no {pattern!r} in {''.join(lines)}")
+
+
+def end(process):
+  try:
+    os.killpg(process.pid, signal.SIGKILL)
+  except ProcessLookupError:
+    pass
+  process.wait()
+
+
+@pytest.fixture
+def processes():
+  started = []
+  yield started
+  for process in started:
+    end(process)
+
+
+def serve(processes, checkpoint, *flags):
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  process = start("serve", f"--checkpoint={checkpoint}", f"--port={port}", "--threads=1", PATIENT, *flags)
+  processes.append(process)
+  wait_for(process, "serving on")
+  return process, port
+
+
+def ask(processes, port, *flags):
+  process = start("generate", f"--server=127.0.0.1:{port}", "--threads=1", PATIENT, *flags)
+  processes.append(process)
+  return process
+
+
+def test_generated_tokens_are_the_models_own(processes, checkpoint, tmp_path):
+  _, port = serve(processes, checkpoint)
+  path = tmp_path / "out.json"
+  client = ask(processes, port, "--prompt=import os", "--tokens=4", f"--json={path}")
+  out, err = client.communicate(timeout=PATIENCE)
+  assert client.returncode == 0, err
+  found = json.loads(path.read_text())
+  model = pretrained.load(checkpoint)
+  exact = Exact(model.variables, model.config.model, transforms_for(model.config.model))
+  ids = list(found["prompt_ids"])
+  for token in found["ids"]:
+    assert token == int(np.argmax(exact.logits(np.array(ids))[-1]))
+    ids.append(token)
+  assert out.strip("\n") == found["text"]
+  assert len(found["spent"]) == 4 and found["spent"][0]["bytes"] > found["spent"][1]["bytes"] > 0
+  assert "private: layer 3" in err and "token 3:" in err
+  # The server goes on for the next client, and draws differ by seed alone.
+  drawn = []
+  for seed in (1, 1, 2):
+    client = ask(
+      processes, port, "--prompt_ids=5,6,7", "--tokens=3", "--temperature=5", f"--seed={seed}", f"--json={path}"
+    )
+    assert client.wait(timeout=PATIENCE) == 0
+    drawn.append(json.loads(path.read_text())["ids"])
+  assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_mutual_tls(processes, checkpoint, tmp_path):
+  authority, foreign = trustme.CA(), trustme.CA()
+  paths = {}
+  for name, ca in (("good", authority), ("bad", foreign)):
+    certificate = ca.issue_cert("party.example")
+    paths[name] = [tmp_path / f"{name}-{part}.pem" for part in ("cert", "key")]
+    certificate.cert_chain_pems[0].write_to_path(paths[name][0])
+    certificate.private_key_pem.write_to_path(paths[name][1])
+  authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+  flags = {
+    name: [f"--tls_cert={cert}", f"--tls_key={key}", f"--tls_ca={tmp_path / 'ca.pem'}"]
+    for name, (cert, key) in paths.items()
+  }
+  _, port = serve(processes, checkpoint, *flags["good"])
+  assert ask(processes, port, "--prompt_ids=5", "--tokens=1", *flags["good"]).wait(timeout=PATIENCE) == 0
+  for wrong in (flags["bad"], []):
+    client = ask(processes, port, "--prompt_ids=5", "--tokens=1", *wrong)
+    _, err = client.communicate(timeout=PATIENCE)
+    assert client.returncode == 2 and err.count("error:") == 1
+  assert ask(processes, port, "--prompt_ids=5", "--tokens=1", *flags["good"]).wait(timeout=PATIENCE) == 0
+
+
+MOMENTS = ["setup", "embedding", "layer 0", "layer 2", "vocabulary"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("victim", ["server", "client"])
+def test_a_party_that_is_killed_ends_the_other_in_one_line(processes, checkpoint, victim, moment):
+  server, port = serve(processes, checkpoint, "--once")
+  client = ask(processes, port, "--prompt_ids=5,6,7,8", "--tokens=6")
+  wait_for(client, f"private: {moment}")
+  killed, other = (server, client) if victim == "server" else (client, server)
+  os.killpg(killed.pid, signal.SIGKILL)
+  _, err = other.communicate(timeout=PATIENCE)  # long before the timeout, and the patience of the connection
+  assert other.returncode == 2
+  errors = [line for line in err.splitlines() if line.startswith("error:")]
+  assert len(errors) == 1 and f"the {victim} is lost" in errors[0], err
+  assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("victim", ["server", "client"])
+def test_a_party_that_stalls_is_given_up_in_the_time_that_was_said(processes, checkpoint, victim):
+  said = {"server": [], "client": []}
+  said["client" if victim == "server" else "server"] = ["--timeout=15"]
+  server, port = serve(processes, checkpoint, "--once", *said["server"])
+  client = ask(processes, port, "--prompt_ids=5,6,7,8", "--tokens=6", *said["client"])
+  wait_for(client, "private: layer 1")
+  stalled, other = (server, client) if victim == "server" else (client, server)
+  os.killpg(stalled.pid, signal.SIGSTOP)
+  stopped = time.monotonic()
+  _, err = other.communicate(timeout=PATIENCE)
+  assert time.monotonic() - stopped > 5
+  assert other.returncode == 2 and f"the {victim} is lost: no sign of life for 15 s" in err
+
+
+def test_a_server_outlives_a_lost_client(processes, checkpoint):
+  server, port = serve(processes, checkpoint)
+  client = ask(processes, port, "--prompt_ids=5,6,7,8", "--tokens=6")
+  wait_for(client, "private: layer 1")
+  end(client)
+  wait_for(server, "not served to the end")
+  assert ask(processes, port, "--prompt_ids=5", "--tokens=1").wait(timeout=PATIENCE) == 0
+
+
+def test_garbage_ends_a_session_and_no_more(processes, checkpoint):
+  server, port = serve(processes, checkpoint)
+  with socket.create_connection(("127.0.0.1", port)) as sock:
+    sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+    lines = wait_for(server, "not served to the end")
+  assert any("what is no message of this program" in line for line in lines)
+  assert ask(processes, port, "--prompt_ids=5", "--tokens=1").wait(timeout=PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+  "flags,message",
+  [
+    (["--prompt_ids=" + ",".join(["5"] * 20), "--tokens=1"], "20 tokens are more than the 16 positions|do not fit"),
+    (["--prompt_ids=5,6", "--tokens=40"], "do not fit the model's 16 positions: .*ask for 15 or fewer"),
+    (["--prompt_ids=5,9999", "--tokens=1"], "token 9999 is out of range"),
+    (["--prompt=", "--tokens=1"], "the prompt is empty"),
+    (["--prompt_ids=5,x"], "are not numbers"),
+  ],
+)
+def test_a_prompt_that_does_not_fit_is_refused_by_the_client(processes, checkpoint, flags, message):
+  _, port = serve(processes, checkpoint)
+  _, err = (client := ask(processes, port, *flags)).communicate(timeout=PATIENCE)
+  assert client.returncode == 2 and re.search(message, err), err
+  assert err.count("error:") == 1
+
+
+def test_a_port_in_use_is_one_line(processes, checkpoint):
+  with socket.create_server(("127.0.0.1", 0)) as taken:
+    port = taken.getsockname()[1]
+    _, err = run("private.serve", f"--checkpoint={checkpoint}", f"--port={port}", expect=2)
+  assert f"cannot listen on 127.0.0.1:{port}" in err
