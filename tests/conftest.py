@@ -1,8 +1,12 @@
 """Eight CPU devices for the sharding tests, and quick compilation, set before jax starts; a small corpus."""
 
+import ctypes
+import gc
 import os
 import pathlib
 import shutil
+import signal
+import sys
 import sysconfig
 
 import pytest
@@ -10,6 +14,26 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs inherit it
+  signal.signal(signal.SIGINT, signal.default_int_handler)  # or the commands that tests interrupt would ignore it too
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+  """Frees what a module compiled: a worker would keep every program of all its modules."""
+  yield
+  if "jax" in sys.modules:
+    sys.modules["jax"].clear_caches()
+  gc.collect()
+  _trim()
+
+
+def _trim() -> None:
+  """Gives freed memory back to the system, where the C library can (glibc)."""
+  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+  if trim is not None:
+    trim(0)
 
 
 @pytest.fixture(scope="session")

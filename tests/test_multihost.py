@@ -8,11 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from tiny_runs import STEPS, TINY, lines
+from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def start(workdir, overrides, *flags, processes=2, devices=1, variables=({}, {})
 def finish(started, workdir, expect=0):
   """Waits for all processes; returns the standard error of each."""
   try:
-    codes = [process.wait(timeout=300) for process in started]
+    codes = [process.wait(timeout=PATIENCE) for process in started]
   finally:
     for process in started:
       process.kill()
@@ -143,10 +143,11 @@ def test_a_signal_stops_all_processes_at_one_step_and_the_run_resumes(corpus, tm
 
 
 def _wait_for_step(workdir, started, step):
-  deadline = time.monotonic() + 200
-  while not (workdir / "metrics.jsonl").exists() or len(lines(workdir)) < step:
-    assert all(process.poll() is None for process in started) and time.monotonic() < deadline
-    time.sleep(0.05)
+  def reached():
+    assert all(process.poll() is None for process in started)
+    return (workdir / "metrics.jsonl").exists() and len(lines(workdir)) >= step
+
+  until(reached)
 
 
 def test_processes_that_do_not_see_one_folder_stop_at_once_and_say_so(corpus, tmp_path):
