@@ -19,21 +19,37 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background
   signal.signal(signal.SIGINT, signal.default_int_handler)  # or the commands that tests interrupt would ignore it too
 
 
+_MUCH = 1.2e9  # bytes
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forgotten():
   """Frees what a module compiled: a worker would keep every program of all its modules."""
   yield
+  _forget()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_in_between():
+  """The same within a module that compiles very much."""
+  yield
+  if _resident_bytes() > _MUCH:
+    _forget()
+
+
+def _forget() -> None:
   if "jax" in sys.modules:
     sys.modules["jax"].clear_caches()
   gc.collect()
-  _trim()
-
-
-def _trim() -> None:
-  """Gives freed memory back to the system, where the C library can (glibc)."""
-  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+  trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc: gives freed memory back to the system
   if trim is not None:
     trim(0)
+
+
+def _resident_bytes() -> int:
+  """Of this process, where the system tells (Linux); else 0."""
+  statm = pathlib.Path("/proc/self/statm")
+  return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 @pytest.fixture(scope="session")
