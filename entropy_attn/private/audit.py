@@ -100,7 +100,7 @@ def _bytes_table(rows) -> str:
     note = f"Engine runs: {', '.join(layers)} layers run, the rest extrapolated. "
     note += "Predictions take four squares an exponential, a run what its model needs."
   title = "GB of one inference, both ways, by the cost model unless it says engine run"
-  return f"{title}\n\n{tables.text(head, lines)}\n{note}"
+  return f"{title}\n\n{tables.text(head, lines, left=(0, 1))}\n{note}"
 
 
 def _ladder_tables(ladders) -> str:
@@ -168,7 +168,7 @@ def _latency(result) -> str:
   both = sum(row["minutes_at_100_megabits"] / 2 > row["minutes"] for row in result["rows"])
   every = "all" if shorter == len(lines) else f"{shorter} of"
   return (
-    tables.text(head, lines)
+    tables.text(head, lines, left=(0, 1))
     + f"\nOn the stated line of 100 Mbit/s {every} {len(lines)} published latencies are shorter than their own bytes "
     f"take, {both} even where both directions run at once,\nand without a round trip: taken on a faster line. "
     "Ours includes the computation of two cores; the paper had 32 threads."
