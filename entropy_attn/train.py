@@ -33,9 +33,8 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
   started = time.monotonic()
   folder.check_same_run(workdir, config)
   mesh = sharding.make_mesh(config)
-  say(
-    f"{config_lib.describe(config)}, on {jax.device_count()} × {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}"
-  )
+  devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}"
+  say(f"{config_lib.describe(config)}; {devices}")
   dataset = pipeline.prepare(config)
   say(dataset.description)
   abstract = abstract_state(config, mesh)
