@@ -9,18 +9,18 @@ import pytest
 from entropy_attn import config, counts, reparam
 from entropy_attn.model import GPT
 
+ROWS = config.ARCHITECTURES
 VARIANTS = {
-  "SM+LN+G": {},
-  "SM+LN+R": {"activation": "relu"},
-  "SM+LN": {"activation": "identity"},
-  "SM+G": {"norm": "none", "gelu": "tanh"},
-  "SM": {"norm": "none", "activation": "identity"},
-  "SM+ScFFN": {"norm": "none", "activation": "identity", "residual_scaling": True},
-  "SM+ScFuFFN": {"norm": "none", "activation": "identity", "residual_scaling": True, "ffn": "fused"},
-  "SM(t)+ScFuFFN": {"norm": "none", "activation": "identity", "residual_scaling": True, "ffn": "fused",
-                    "temperature": "per_head_position", "temperature_init": 0.3},
+  "SM+LN+G": ROWS["ln_gelu"],
+  "SM+LN+R": ROWS["ln_relu"],
+  "SM+LN": ROWS["ln"],
+  "SM+G": ROWS["gelu"] | {"gelu": "tanh"},
+  "SM": ROWS["sm"],
+  "SM+ScFFN": ROWS["scffn"],
+  "SM+ScFuFFN": ROWS["scfuffn"],
+  "SM(t)+ScFuFFN": ROWS["scfuffn_t"] | {"temperature_init": 0.3},
   "SM(t)+LN+G": {"temperature": "per_head", "temperature_init": 2.0},
-}  # fmt: skip
+}
 T = 8
 
 

@@ -8,16 +8,17 @@ from entropy_attn import config as config_lib
 from entropy_attn.model import GPT
 
 SIZE = {"num_layers": 2, "num_heads": 2, "d_model": 16, "context_length": 12, "max_positions": 12, "vocab_size": 41}
-LINEAR = {"norm": "none", "activation": "identity", "ffn": "fused", "residual_scaling": True}
+_ROWS = config_lib.ARCHITECTURES
+LINEAR = _ROWS["scfuffn"]
 ARCHITECTURES = {
-  "SM+LN+G": {},
-  "SM+LN+R": {"activation": "relu"},
-  "SM+LN": {"activation": "identity"},
-  "SM+G": {"norm": "none"},
-  "SM": {"norm": "none", "activation": "identity"},
+  "SM+LN+G": _ROWS["ln_gelu"],
+  "SM+LN+R": _ROWS["ln_relu"],
+  "SM+LN": _ROWS["ln"],
+  "SM+G": _ROWS["gelu"],
+  "SM": _ROWS["sm"],
   "SM+WNorm": {"norm": "none", "activation": "relu", "reparam": "weight", "reparam_targets": "qkvo+ffn"},
-  "SM+SNorm": {"norm": "none", "activation": "identity", "reparam": "spectral", "reparam_targets": "qk+ffn"},
-  "SM+ScFFN": LINEAR | {"ffn": "mlp"},
+  "SM+SNorm": _ROWS["snorm"] | {"reparam_targets": "qk+ffn"},
+  "SM+ScFFN": _ROWS["scffn"],
   "SM+ScFuFFN": LINEAR,
   "SM(t)+ScFuFFN": LINEAR | {"temperature": "per_head", "temperature_init": 0.5},
   "SM(t_i)+ScFuFFN": LINEAR | {"temperature": "per_head_position", "temperature_init": 0.5},
