@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
-from tqdm import tqdm
 
 from entropy_attn import config as config_lib
 from entropy_attn import entropy as entropy_lib
 from entropy_attn import sharding
 from entropy_attn.data import pipeline
 from entropy_attn.model import GPT
+from entropy_attn.progress import bar
 from entropy_attn.run import checkpoint, folder
 from entropy_attn.train_step import abstract_state
 
@@ -43,8 +43,7 @@ class Evaluator:
     batches = pipeline.eval_batches(self._dataset, self._config, shard_index=index, shard_count=count)
     total = pipeline.eval_batch_count(self._dataset, self._config)
     sums = None
-    bar = tqdm(batches, total=total, desc="evaluate", unit="batch", leave=False, disable=jax.process_index() > 0)
-    for batch in bar:
+    for batch in bar(batches, total=total, what="evaluate", unit="batch"):
       part = jax.device_get(self._step(variables, sharding.put_batch(batch, self._mesh)))
       part = {name: np.asarray(value, np.float64) for name, value in part.items()}
       sums = part if sums is None else {name: sums[name] + part[name] for name in sums}

@@ -1,19 +1,15 @@
-"""What a run says while it works, and the signals that stop it."""
+"""What a run says while it works: lines, and bars."""
 
-from collections.abc import Callable
-import contextlib
-import os
-import signal
+from collections.abc import Callable, Iterable
 import sys
 import time
 
-import jax
 from tqdm import tqdm
 
 
 def say(text: str) -> None:
   """One line for the user, from the first process alone, that does not tear a progress bar."""
-  if jax.process_index() == 0:
+  if _is_first():
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
 
@@ -28,44 +24,22 @@ def timed(what: str, action: Callable):
   return result, seconds
 
 
-class StopSignal:
-  """Turns the first Ctrl-C or SIGTERM into a request to save and stop; the second interrupts at once.
+def bar(iterable: Iterable | None = None, *, what: str, unit: str, total: int | None = None, start: int = 0) -> tqdm:
+  """A progress bar on standard error, of the first process alone: the only place that makes one.
 
-  Several processes must stop at one step: JAX turns a SIGTERM at any of them into a notice that all of them hear
-  (`Checkpoints.reached_preemption`), so the first Ctrl-C is passed on as one, and the second kills.
+  Args:
+    iterable: what is gone through; None: the caller calls `update`.
+    what: the bar's first word.
+    unit: of what is counted, such as "step".
+    total: how many there are; None: as many as the iterable says.
+    start: how many were done before.
   """
-
-  def __init__(self):
-    self.requested: str | None = None
-    self._immediate = False
-
-  def __enter__(self):
-    alone = jax.process_count() == 1
-    self._signals = (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,)
-    self._before = [signal.signal(number, self._handle if alone else _as_sigterm) for number in self._signals]
-    return self
-
-  def __exit__(self, *_):
-    for number, before in zip(self._signals, self._before, strict=True):
-      signal.signal(number, before)
-
-  def _handle(self, number, _):
-    if self.requested or self._immediate:
-      raise KeyboardInterrupt
-    self.requested = signal.Signals(number).name
-
-  @contextlib.contextmanager
-  def immediately(self):
-    """Within it a signal interrupts at once: for work that changes no state, such as evaluation."""
-    self._immediate = True
-    try:
-      if self.requested:
-        raise KeyboardInterrupt
-      yield
-    finally:
-      self._immediate = False
+  return tqdm(
+    iterable, desc=what, unit=f" {unit}", total=total, initial=start, dynamic_ncols=True, smoothing=0.05,
+    mininterval=0.5 if sys.stderr.isatty() else 20, leave=False, disable=not _is_first(),
+  )  # fmt: skip
 
 
-def _as_sigterm(number, _):
-  signal.signal(number, signal.SIG_DFL)
-  os.kill(os.getpid(), signal.SIGTERM)
+def _is_first() -> bool:
+  jax = sys.modules.get("jax")  # without it there is one process
+  return jax is None or jax.process_index() == 0

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 import pathlib
-import sys
 import time
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
-from tqdm import tqdm
 
 from entropy_attn import config as config_lib
 from entropy_attn import counts, entropy
 from entropy_attn.divergence import NonFinite, shorten
-from entropy_attn.progress import say
+from entropy_attn.progress import bar, say
 from entropy_attn.report import tables
 from entropy_attn.run.metrics import Writer
 
@@ -33,10 +31,7 @@ class Reporter:
     self._tokens = config.train.batch_size * config.model.context_length
     self._clock, self._counted = None, 0  # seconds of stepping, and the steps in them
     self._seconds, self._steps = 0.0, 0
-    self._bar = tqdm(
-      total=config.train.steps, initial=start, desc="train", unit="step", disable=jax.process_index() > 0,
-      mininterval=0.5 if sys.stderr.isatty() else 20, smoothing=0.05, dynamic_ncols=True,
-    )  # fmt: skip
+    self._bar = bar(total=config.train.steps, start=start, what="train", unit="step")
 
   def add(self, step: int, metrics: dict) -> None:
     """Takes the metrics of a step just dispatched; handles those of the step before.

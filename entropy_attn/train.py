@@ -14,9 +14,10 @@ from entropy_attn.data import pipeline
 from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import UserError
 from entropy_attn.evaluate import Evaluator
-from entropy_attn.progress import StopSignal, say, timed
+from entropy_attn.progress import say, timed
 from entropy_attn.reporter import Reporter
 from entropy_attn.run import checkpoint, folder, summary
+from entropy_attn.stop import StopSignal
 from entropy_attn.train_step import abstract_state, init_state, trace_train_step
 
 

@@ -19,12 +19,17 @@ WRAPPED = {
   "tensorboardX": "run.metrics",
   "spu": "private.parties.engine",
   "tabulate": "report.tables",
+  "tqdm": "progress",
+  "filelock": "locks",
   "tensorflow_datasets": "data.builder",
   "huggingface_hub": "data.hub",
 }
 # Whoever is under the first may import nothing of ours but what is under the second.
 ONLY = {
   "errors": (),
+  "progress": (),
+  "locks": (),
+  "owned": (),
   "entropy": (),
   "published": (),
   "reparam": (),
@@ -34,7 +39,7 @@ ONLY = {
   "sharding": ("errors",),
   "loss": ("sharding",),
   "model": ("attention", "loss", "reparam", "sharding"),
-  "data": ("data", "errors"),
+  "data": ("data", "errors", "locks", "owned", "progress"),
   "config": ("attention", "data", "entropy", "errors", "model", "optimizer", "reparam"),
   "report.tables": (),
   "report.style": (),

@@ -6,10 +6,10 @@ import functools
 import pathlib
 
 import numpy as np
-from tqdm import tqdm
 
 from entropy_attn.data import hub, rows, text_files
 from entropy_attn.errors import UserError
+from entropy_attn.progress import bar
 
 _COLUMN = "content"
 _HUB = {"train": "huggingface-course/codeparrot-ds-train", "valid": "huggingface-course/codeparrot-ds-valid"}
@@ -50,7 +50,7 @@ class RowCorpus:
       UserError: when a file cannot be read, or the split has no document.
     """
     chosen = self._chosen[split]
-    progress = tqdm(total=int(chosen.sum()), desc=f"codeparrot {split}", unit=" files", mininterval=1.0)
+    progress = bar(total=int(chosen.sum()), what=f"codeparrot {split}", unit="files")
     with progress:
       for keep, text in zip(chosen, self._texts(split), strict=True):
         if keep:
@@ -79,7 +79,7 @@ class RowCorpus:
   def _membership(self, split: str) -> np.ndarray:
     """bool [rows of the split's files]: whether the row is of that split. One pass over the files."""
     label = f"codeparrot: counting {split}"
-    reading = tqdm(self._texts(split), desc=label, unit=" files", mininterval=1.0, leave=False)
+    reading = bar(self._texts(split), what=label, unit="files")
     if self._files["valid"]:
       return np.ones(sum(1 for _ in reading), bool)
     # By the text, so that copies of a document are on the same side.

@@ -7,9 +7,9 @@ import pathlib
 import shutil
 
 from absl import logging
-import filelock
 
 from entropy_attn.errors import UserError, is_disk_full
+from entropy_attn.locks import Lock
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -24,7 +24,7 @@ def once(path: pathlib.Path, make: Callable[[], None]) -> None:
     return
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(f"{path.parent}.lock", path):
+    with _locked(path.parent.with_name(f"{path.parent.name}.lock"), path):
       if path.exists():
         return
       for leftover in path.parent.glob("incomplete.*"):  # of a build that was killed: we hold the lock
@@ -43,13 +43,9 @@ def once(path: pathlib.Path, make: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(lock_path: str, what: pathlib.Path) -> Iterator[None]:
-  lock = filelock.FileLock(lock_path)  # the system frees it when its process dies
-  try:
-    lock.acquire(blocking=False)
-  except filelock.Timeout:
-    logging.warning("another process is making %s: waiting for it", what)
-    lock.acquire()
+def _locked(path: pathlib.Path, what: pathlib.Path) -> Iterator[None]:
+  lock = Lock(path)
+  lock.acquire(waiting=lambda holder: logging.warning("%s is making %s: waiting for it", holder, what))
   try:
     yield
   finally:

@@ -10,9 +10,8 @@ import pathlib
 import sys
 import sysconfig
 
-from tqdm import tqdm
-
 from entropy_attn.errors import UserError
+from entropy_attn.progress import bar
 
 _TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 _PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
@@ -42,14 +41,14 @@ class FileCorpus:
       UserError: when the split has no file, or a file cannot be read.
     """
     names = self._splits[split]
-    for name in tqdm(names, desc=f"{self.name} {split}", unit=" files", mininterval=1.0):
+    for name in bar(names, what=f"{self.name} {split}", unit="files"):
       yield _read(self._files[name]).decode("utf-8")
 
   @functools.cached_property
   def _splits(self) -> dict[str, list[str]]:
     seen: set[bytes] = set()
     kept = []
-    for name in tqdm(sorted(self._files), desc=f"{self.name}: reading", unit=" files", mininterval=1.0, leave=False):
+    for name in bar(sorted(self._files), what=f"{self.name}: reading", unit="files"):
       content = _read(self._files[name])
       digest = hashlib.blake2b(content, digest_size=16).digest()
       if not _is_utf8(content):

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from tqdm import tqdm
 
 from entropy_attn.config import architecture_name
 from entropy_attn.errors import check_choice
@@ -17,6 +16,7 @@ from entropy_attn.private.program.prepare import prepare
 from entropy_attn.private.program.spec import Settings, Transforms
 from entropy_attn.private.program.types import CLIENT
 from entropy_attn.private.program.weights import Model
+from entropy_attn.progress import bar
 from entropy_attn.run.pretrained import Pretrained
 
 HOW = ("reference", "parties")
@@ -90,7 +90,7 @@ def reference_logits(private: Model, tokens_SxN: np.ndarray, origin: str = "") -
   digest = engine.digest(private.spec, codes)
   weights = server_inputs(private.weights, N)
   results, failed, how = [], {}, "one process in fixed point"
-  for i, tokens_N in enumerate(tqdm(tokens_SxN, desc="in fixed point", unit="sequence", leave=False)):
+  for i, tokens_N in enumerate(bar(tokens_SxN, what="in fixed point", unit="sequence")):
     machine = Reference(Settings.of(private.spec))
     inputs = weights | client_inputs(private.spec, tokens_N)
     for name, variable in built.inputs.items():

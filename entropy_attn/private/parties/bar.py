@@ -2,8 +2,7 @@
 
 import sys
 
-from tqdm import tqdm
-
+from entropy_attn import progress
 from entropy_attn.private.program.types import Step
 
 
@@ -27,7 +26,7 @@ class Steps:
       return
     if self._bar is None or index == 0:
       self.close()
-      self._bar = tqdm(total=count, unit="step", desc=self._what, leave=False, dynamic_ncols=True)
+      self._bar = progress.bar(total=count, unit="step", what=self._what)
     self._bar.set_postfix_str(f"{place}: {step.kind}", refresh=False)
     self._bar.update(index - self._bar.n)
     self._bar.refresh()
