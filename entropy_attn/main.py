@@ -30,6 +30,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
   flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
+  flags.DEFINE_bool("accept_changed_text", False, "Resume although the text is not what the run was trained on.")
   flags.DEFINE_bool("multihost", False, "One of several processes; on TPU and Slurm they find each other.")
   flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: host:port of process 0.")
   flags.DEFINE_integer("num_processes", None, "With --coordinator.")
@@ -42,22 +43,28 @@ def main() -> None:
   workdir = pathlib.Path(FLAGS.workdir or f"runs/{cli.config_name()}")
   if FLAGS.multihost:
     jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-  training = FLAGS.mode == "train"
-  if training:
-    reached = train_lib.train(config, workdir)
-  else:
+  if FLAGS.mode == "eval":
     reached = evaluate.evaluate_checkpoint(config, workdir, FLAGS.step)
-  result = summary.summarize(counts.summary(config), reached)
+    result = summary.summarize(counts.summary(config), reached)
+  else:
+    reached = train_lib.train(config, workdir, accept_changed_text=FLAGS.accept_changed_text)
+    result = summary.read(workdir) if reached is None else _conclude(config, workdir, reached)
   if jax.process_index() == 0:
-    if training:
-      result["private_inference"] = predict.summary_of(config)
-      summary.write(workdir, result)
-      figures.write_run_figures(workdir)
     cli.write_json(result)
     print(tables.run_summary(result))
   if result["status"] == "diverged" and config.train.on_nonfinite == "stop":
     print(f"diverged: {result['divergence']['text']}; the state before it is saved in {workdir}", file=sys.stderr)
     sys.exit(1)
+
+
+def _conclude(config, workdir: pathlib.Path, reached: dict) -> dict:
+  """Writes what a run's folder keeps of its end, the summary last: where it lies, all the rest does."""
+  result = summary.summarize(counts.summary(config), reached)
+  result["private_inference"] = predict.summary_of(config)
+  if jax.process_index() == 0:
+    figures.write_run_figures(workdir)
+    summary.write(workdir, result)
+  return result
 
 
 if __name__ == "__main__":

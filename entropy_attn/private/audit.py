@@ -21,7 +21,7 @@ from entropy_attn.private.price.comparison import KINDS, compare, config_of, fin
 from entropy_attn.private.program.spec import transforms_for
 from entropy_attn.published import Row
 from entropy_attn.report import costs, tables
-from entropy_attn.run import folder, pretrained
+from entropy_attn.run import files, folder, pretrained
 
 FLAGS = flags.FLAGS
 BANDWIDTHS = np.geomspace(10, 10_000, 61)  # Mbit/s
@@ -51,7 +51,7 @@ def main() -> None:
   result = compare(measured_runs(folders))
   print(text(result))
   cli.write_json(result)
-  saved = [folder.write_json(workdir, "audit.json", result), *folder.write_figures(workdir, pictures(result))]
+  saved = [files.write_json(workdir / "audit.json", result), *folder.write_figures(workdir, pictures(result))]
   print(f"\nsaved in {workdir}: {', '.join(path.name for path in saved)}")
 
 
@@ -69,7 +69,7 @@ def run_engine(row: Row, kind: str, runs: pathlib.Path) -> None:
   print(f"running {row.model}, {kind}: two of {row.layers} layers", flush=True)
   transforms = transforms_for(config.model, KINDS[kind])
   result = measure.profile(pretrained.untrained(config), transforms, length=row.length, layers=2)
-  folder.write_json(runs, f"{row.name}_{kind}.json", result)
+  files.write_json(runs / f"{row.name}_{kind}.json", result)
 
 
 def text(result: Mapping) -> str:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 import json
 import math
-import os
 import pathlib
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from entropy_attn.errors import UserError
-from entropy_attn.run.folder import unfinished
+from entropy_attn.run.files import finish, unfinished
 
 _NAME = "metrics.jsonl"
 
@@ -25,7 +24,7 @@ class Writer:
     path = workdir / _NAME
     kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resume_step] if path.exists() else []
     unfinished(path).write_text("".join(kept))
-    os.replace(unfinished(path), path)
+    finish(path)
     self._file = path.open("a")
     self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 

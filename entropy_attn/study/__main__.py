@@ -42,13 +42,14 @@ def main() -> None:
   chosen = runs.chosen(study, FLAGS.only)
   for run in study:  # before the first hour of training, not after it
     folder.check_same_run(workdir / run.name, runs.load_config(run))
-  try:
-    failures = execute.train_all(chosen, workdir)
-  except KeyboardInterrupt:
-    print("interrupted: the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
-  result = table.collect(study, workdir, failures)
-  written = table.write(result, workdir)
+  with folder.opened(workdir):
+    try:
+      failures = execute.train_all(chosen, workdir)
+    except KeyboardInterrupt:
+      print("interrupted: the same command goes on from here", file=sys.stderr)
+      sys.exit(130)
+    result = table.collect(study, workdir, failures)
+    written = table.write(result, workdir)
   cli.write_json(result)
   print(f"\n{table.text(result)}\n\n{workdir}/: {', '.join(written)}")
   sys.exit(bool(table.went_wrong(result)))
