@@ -12,7 +12,7 @@ from entropy_attn import config as config_lib
 from entropy_attn import counts, entropy
 from entropy_attn.divergence import NonFinite, shorten
 from entropy_attn.progress import bar, say
-from entropy_attn.report import tables
+from entropy_attn.report import figures, tables
 from entropy_attn.run.metrics import Writer
 
 
@@ -22,11 +22,16 @@ class Reporter:
   Args:
     workdir: the run's folder; the first process alone records there.
     start: the step that the run goes on from.
+
+  Raises:
+    UserError: where the disk is full, or what is recorded there is no record; so do the methods.
   """
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int):
     self._config, self._max_entropy = config, config_lib.bins_max(config)
     self._writer = Writer(workdir, start) if jax.process_index() == 0 else None
+    if self._writer:
+      self._writer.write_hparams(_hparams(config))
     self._pending = None
     self._tokens = config.train.batch_size * config.model.context_length
     self._clock, self._counted = None, 0  # seconds of stepping, and the steps in them
@@ -56,6 +61,7 @@ class Reporter:
     if not finite:
       record = self._record(jax.device_get(metrics))
       self._write("train", step, record)
+      self._write_outcome(success=False)
       raise NonFinite(step, record)
     self._bar.set_postfix_str(f"loss {loss:.3f}, {self.tokens_per_second or 0:,.0f} tokens/s", refresh=False)
     if step % self._config.train.log_every == 0 or step == self._config.train.steps:
@@ -64,11 +70,17 @@ class Reporter:
   def evaluated(self, step: int, evaluation: Mapping) -> None:
     """Records and tells an evaluation (of `evaluate.Evaluator`)."""
     self._write("eval", step, evaluation)
-    say(f"step {step}: loss {evaluation['loss']:.4f}, PPL {evaluation['perplexity']:.2f}; {_heads_line(evaluation)}")
+    if self._writer:
+      self._writer.write_images(step, {"heads": self._picture(step, evaluation)})
+    if step == self._config.train.steps:
+      self._write_outcome(success=True)
+    say(f"step {step}: {_quality_line(evaluation)}; {_heads_line(evaluation)}")
 
   def pause(self) -> None:
-    """Stops the clock of tokens/s, before evaluation or a checkpoint."""
+    """Stops the clock of tokens/s, before evaluation or a checkpoint: what was recorded is safe from then on."""
     self._handle_pending()
+    if self._writer:
+      self._writer.flush()
     if self._clock is not None:
       self._seconds += time.monotonic() - self._clock
       self._steps += self._counted
@@ -100,10 +112,34 @@ class Reporter:
     if self._writer:
       self._writer.write(kind, step, values)
 
+  def _write_outcome(self, success: bool) -> None:
+    if self._writer:
+      self._writer.write_outcome(success)
+
+  def _picture(self, step: int, evaluation: Mapping) -> np.ndarray:
+    """Every head's entropy, in the published colours."""
+    max_entropy = evaluation["max_entropy"]
+    about = f"PPL {evaluation['perplexity']:.2f} · step {step:,} · Max {max_entropy:.2f} nats"
+    title = f"{config_lib.architecture_name(self._config)}\n{about}"
+    return figures.pixels(figures.heatmap(evaluation["entropy_LxH"], max_entropy, title))
+
   def _record(self, values: dict) -> dict:
     values = values | entropy.head_statistics(values["entropy_LxH"], self._max_entropy)
     rates = {"tokens_per_second": self.tokens_per_second, "mfu": self.mfu}
     return values | {name: value for name, value in rates.items() if value is not None}
+
+
+def _hparams(config: ConfigDict) -> dict:
+  """The fields as "group.field", and the architecture."""
+  fields = {f"{group}.{name}": value for group, values in config.to_dict().items() for name, value in values.items()}
+  return {"architecture": config_lib.architecture_name(config), **fields}
+
+
+def _quality_line(evaluation: Mapping) -> str:
+  """Loss and perplexity, and bits a byte where the evaluation has them."""
+  text = f"loss {evaluation['loss']:.4f}, PPL {evaluation['perplexity']:.2f}"
+  bits = evaluation.get("bits_per_byte")
+  return text if bits is None else f"{text}, {bits:.3f} bits/byte"
 
 
 def _heads_line(heads: Mapping) -> str:

@@ -139,8 +139,8 @@ def _start_anew(workdir: pathlib.Path) -> None:
       f"{workdir} holds the summary of a run but no checkpoint of it: restore its checkpoints, or choose another "
       "--workdir"
     )
-  kept = metrics.set_aside(workdir)
-  if kept:
+  if metrics.last_step(workdir) is not None:
+    kept = metrics.set_aside(workdir)
     say(f"no checkpoint was saved in {workdir}: starting again from step 0; what it had recorded is kept in {kept}")
 
 

@@ -10,6 +10,7 @@ import pathlib
 
 from matplotlib import colors
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -118,6 +119,14 @@ def comparison(runs: Sequence[Mapping], max_entropy: float) -> Figure:
   _entropy_ticks(above.colorbar(scale, ax=grid, fraction=0.035, pad=0.02, aspect=28), max_entropy)
   _draw_shares(below.subplots(), runs, max_entropy)
   return figure
+
+
+def pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
+  """A figure drawn: uint8 [height, width, 3]."""
+  figure.set_dpi(dpi)
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def write_run_figures(workdir) -> list[pathlib.Path]:

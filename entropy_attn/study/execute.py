@@ -1,14 +1,15 @@
 """How a study trains: each run by a command of its own, one after the other, each resumed where it was interrupted."""
 
+import codecs
 from collections.abc import Sequence
 import os
 import pathlib
 import re
 import signal
 import subprocess
-import sys
 import threading
 
+from entropy_attn import progress
 from entropy_attn.run import summary
 from entropy_attn.study.runs import Run, command
 
@@ -49,7 +50,8 @@ def execute(arguments: Sequence[str]) -> tuple[int, str]:
   Ctrl-C, and is then raised again.
   """
   # A process group of its own: Ctrl-C reaches this process alone, which passes it on once.
-  process = subprocess.Popen(arguments, stderr=subprocess.PIPE, bufsize=0, process_group=0)
+  environment = os.environ | progress.environment()
+  process = subprocess.Popen(arguments, stderr=subprocess.PIPE, bufsize=0, process_group=0, env=environment)
   tail = bytearray()
   reader = threading.Thread(target=_pass_on, args=(process.stderr.fileno(), tail), daemon=True)
   reader.start()
@@ -70,9 +72,9 @@ def execute(arguments: Sequence[str]) -> tuple[int, str]:
 
 def _pass_on(descriptor: int, tail: bytearray) -> None:
   """Copies what a command writes to standard error, progress bars as they are, and keeps the end of it."""
+  decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a letter
   while chunk := os.read(descriptor, 65536):
-    sys.stderr.write(chunk.decode(errors="replace"))
-    sys.stderr.flush()
+    progress.pass_on(decoder.decode(chunk))
     tail += chunk
     del tail[:-8192]
 

@@ -1,7 +1,5 @@
 """A progress bar of a program's steps, with the layer at work."""
 
-import sys
-
 from entropy_attn import progress
 from entropy_attn.private.program.types import Step
 
@@ -19,9 +17,9 @@ class Steps:
   def __call__(self, step: Step, index: int, count: int) -> None:
     """Shows that `step`, the index-th of count, is to run."""
     place = step.kind if step.layer is None else f"layer {step.layer}"
-    if not sys.stderr.isatty():
+    if not progress.watched():
       if place != self._last:
-        print(f"{self._what}: {place}", file=sys.stderr, flush=True)
+        progress.say(f"{self._what}: {place}")
         self._last = place
       return
     if self._bar is None or index == 0:
