@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_runs import ROOT, STEPS, command, finish, lines, popen, run
 
-from entropy_attn.run import folder
+from entropy_attn.run import files
 
 
 def copy_of(workdir, tmp_path):
@@ -87,7 +87,7 @@ def test_tensorboard_holds_the_same_figures(finished):
     scalars |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
   for record in lines(workdir):
     assert scalars["train/loss", record["step"]] == pytest.approx(record["loss"], rel=1e-6)
-    assert scalars["train/entropy_LxH/01/00", record["step"]] == pytest.approx(record["entropy_LxH"][1][0], rel=1e-5)
+    assert scalars["heads/L01H00", record["step"]] == pytest.approx(record["entropy_LxH"][1][0], rel=1e-5)
 
 
 # The command, in which a signal arrives at a step of our choice: from outside it would depend on who is faster.
@@ -319,7 +319,7 @@ def test_a_fault_of_the_data_loses_no_step(tmp_path):
 
 def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
   (tmp_path / "run").mkdir()
-  folder.unfinished(tmp_path / "run" / "environment.json").symlink_to("/dev/full")
+  files.unfinished(tmp_path / "run" / "environment.json").symlink_to("/dev/full")
   _, err = run(tmp_path / "run", corpus, expect=2)
   assert err.strip().splitlines()[-1].startswith("error: no space left")
 

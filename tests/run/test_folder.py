@@ -18,7 +18,8 @@ from entropy_attn.run import files, folder, summary
 HOLDING = """
 import pathlib, sys
 from entropy_attn.locks import Lock
-Lock(pathlib.Path(sys.argv[1])).acquire()
+lock = Lock(pathlib.Path(sys.argv[1]))
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
