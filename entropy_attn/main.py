@@ -10,13 +10,9 @@ import pathlib
 import sys
 
 from absl import flags
-import jax
 
-from entropy_attn import cli, counts, evaluate
-from entropy_attn import train as train_lib
-from entropy_attn.private.price import predict
-from entropy_attn.report import figures, tables
-from entropy_attn.run import summary
+from entropy_attn import cli, processes
+from entropy_attn.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -25,23 +21,35 @@ def define_flags() -> None:
   """Defines the command's flags."""
   cli.define_config()
   cli.define_json()
-  flags.DEFINE_string(
+  cli.define_path(
     "workdir", None, "The run's folder; one that holds the same run is resumed. Default: runs/ and the config's name."
   )
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
   flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
-  flags.DEFINE_bool("multihost", False, "One of several processes; on TPU and Slurm they find each other.")
-  flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: host:port of process 0.")
-  flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-  flags.DEFINE_integer("process_id", None, "With --coordinator.")
+  processes.define_flags()
+  cli.add_check(check_flags)
+
+
+def check_flags() -> None:
+  """Raises UserError for flags that contradict each other."""
+  if FLAGS.step is not None and FLAGS.mode != "eval":
+    raise UserError(f"--step={FLAGS.step} names a checkpoint to evaluate: add --mode=eval, or leave it out")
 
 
 def main() -> None:
   """Runs the mode that the flags ask for."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  import jax
+
+  from entropy_attn import counts, evaluate
+  from entropy_attn import train as train_lib
+  from entropy_attn.private.price import predict
+  from entropy_attn.report import figures, tables
+  from entropy_attn.run import summary
+
   config = cli.load_config()
-  workdir = pathlib.Path(FLAGS.workdir or f"runs/{cli.config_name()}")
-  if FLAGS.multihost:
-    jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+  workdir = FLAGS.workdir or pathlib.Path("runs", cli.config_name())
+  processes.join()
   training = FLAGS.mode == "train"
   if training:
     reached = train_lib.train(config, workdir)
