@@ -28,10 +28,8 @@ def main(arguments: list[str]) -> None:
   """
   for argument in arguments:
     if argument.lstrip("-") not in ("help", "h"):
-      raise UserError(
-        f"{argument!r} is no argument of python -m entropy_attn, which lists the commands{nearest(argument, COMMANDS)}: "
-        "write python -m entropy_attn.COMMAND"
-      )
+      near = nearest(argument, COMMANDS)
+      raise UserError(f"{argument!r} is no argument: write python -m entropy_attn.COMMAND{near}, or none to list them")
   print(text())
 
 

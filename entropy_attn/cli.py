@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
 from entropy_attn import config_file, fields, paths, usage
-from entropy_attn.errors import UserError, is_disk_full
+from entropy_attn.errors import UserError, is_disk_full, nearest
 
 FLAGS = flags.FLAGS
 _HELP = re.compile(r"--?(help|helpshort|h|\?)")
@@ -137,7 +137,7 @@ def one_line_errors():
     sys.exit(1)
   except KeyboardInterrupt:
     _fail("interrupted before anything was to be saved")
-  except (UserError, flags.Error, OSError, RuntimeError) as error:
+  except (UserError, flags.Error, OSError, RuntimeError, AssertionError) as error:
     line = _line_of(error)
     if line is None:
       raise
@@ -148,7 +148,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
   """Parses the flags, loads and validates the config, and runs the checks; returns the command's name alone."""
   global _config
   rest, overrides = _split(argv) if "config" in FLAGS else (list(argv), {})
-  rest = FLAGS(rest)
+  try:
+    rest = FLAGS(rest)
+  except flags.UnrecognizedFlagError as error:
+    raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, FLAGS)}: --help lists them") from None
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}: flags have the form --name=value")
   if FLAGS["verbosity"].using_default_value:  # app.run would choose INFO: the libraries' notes drown ours
@@ -237,16 +240,25 @@ def _line_of(error: BaseException) -> str | None:
   if isinstance(error, UserError):
     return text
   if isinstance(error, flags.Error):
-    text = re.sub(r"^flag (?=--)", "", text).replace("Unknown command line flag ", "unknown flag --", 1)
-    text = re.sub(r"^(unknown flag --)'([^']*)'", r"\1\2", text)
+    text = re.sub(r"^flag (?=--)", "", text)
     return re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be an integer", text)
   if is_disk_full(error):
     return "no space left on the disk: free some and run the same command again"
-  if re.match("Unable to initialize backend|Unknown backend|Backend '.*' is not in the list", text):
-    chosen = os.environ.get("JAX_PLATFORMS", "")
-    return f"JAX_PLATFORMS={chosen}: no such device here: unset it, or set JAX_PLATFORMS=cpu ({text[:200]})"
   if text.startswith("Could not determine home directory"):
     return "the home folder is unknown: set HOME, or write paths without ~, as in --config.data.data_dir=FOLDER"
+  return _no_devices()
+
+
+def _no_devices() -> str | None:
+  """What to do where JAX_PLATFORMS names devices that are not here; None if it does not."""
+  chosen, jax = os.environ.get("JAX_PLATFORMS"), sys.modules.get("jax")
+  if not chosen or jax is None:
+    return None
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # without a word for cuda
+    reason = re.sub(r"\s+", " ", str(error)).partition(" (set JAX_PLATFORMS")[0]
+    return f"JAX_PLATFORMS={chosen}: no such device here{reason and f' ({reason[:160]})'}: unset it, or set it to cpu"
   return None
 
 

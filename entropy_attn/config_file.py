@@ -1,6 +1,7 @@
 """Config and study files: Python files that define one function, and overrides of the fields of what it returns."""
 
 from collections.abc import Callable, Mapping
+import difflib
 import inspect
 import pathlib
 import re
@@ -11,6 +12,9 @@ from ml_collections import ConfigDict
 
 from entropy_attn import fields, paths
 from entropy_attn.errors import UserError, nearest
+
+# What ConfigDict says of a value of the wrong type.
+_MISTYPED = re.compile(r"Could not override field '(\w+)' \(reference\)\. (.*) is of .* type <class '(?:.*\.)?(\w+)'>")
 
 
 def load(spec: str, overrides: Mapping[str, object], what: str = "--config") -> ConfigDict:
@@ -48,8 +52,9 @@ def call(path: pathlib.Path, name: str, *arguments: str):
   try:
     inspect.signature(function).bind(*arguments)
   except TypeError:
-    given = f"the argument {arguments[0]!r} after ':'" if arguments else "no argument after ':'"
-    raise UserError(f"{path}: {name}{inspect.signature(function)} does not take {given}") from None
+    if arguments and not inspect.signature(function).parameters:
+      raise UserError(f"{path} takes no argument: leave out ':{arguments[0]}'") from None
+    raise UserError(f"{path}: {name}{inspect.signature(function)} must be callable with one text or nothing") from None
   return _guarded(path, lambda: function(*arguments))
 
 
@@ -86,20 +91,21 @@ def _line(path: pathlib.Path, error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-  text = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
-  return re.sub(r"\s+", " ", str(text)).strip(" '\"")[:300]
+  text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+  text = _MISTYPED.sub(lambda found: f"{found[1]}={found[2]} must be of type {found[3]}", text)
+  return re.sub(r"\s+", " ", text).strip()[:300]
 
 
 def _nearest_file(path: pathlib.Path) -> str:
   """The nearest name in the folder of a path, all of them where they are few, or what is wrong with the folder."""
   if not path.parent.is_dir():
     return f": there is no folder {path.parent} in {pathlib.Path.cwd()}"
-  names = sorted(file.name for file in path.parent.glob("*.py"))
-  near = nearest(path.name, names)
-  if near:
-    return near
-  few = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
-  return f": {path.parent}/ holds {few}" if names else f": {path.parent}/ holds no Python file"
+  names = sorted(file.stem for file in path.parent.glob("*.py"))
+  close = difflib.get_close_matches(path.stem, names, n=1)
+  if close:
+    return f" (did you mean {path.with_name(close[0])}.py?)"
+  few = ", ".join(f"{name}.py" for name in names[:6]) + (", …" if len(names) > 6 else "")
+  return f": {path.parent}/ holds {few or 'no Python file'}"
 
 
 def _a(value) -> str:

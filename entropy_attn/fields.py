@@ -139,7 +139,7 @@ def _is_finite(value: float) -> bool:
 
 def _shown(value) -> str:
   """A value in a message: one line, and no longer than one reads."""
-  if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
+  if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _INT32:
     power = abs(value).bit_length() - 1
     if abs(value) == 2**power:
       return f"{'-' if value < 0 else ''}2^{power}"

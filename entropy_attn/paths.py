@@ -40,6 +40,19 @@ def check_writable(path: pathlib.Path, what: str) -> None:
     raise UserError(f"{what}={path} cannot be written: permission denied: name another file")
 
 
+def make_folder(path: pathlib.Path, what: str) -> None:
+  """Makes a folder, and those above it, where it is not there.
+
+  Raises:
+    UserError: where it cannot be made.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    why = "there is a file of that name" if path.exists() else error.strerror
+    raise UserError(f"{what}={path} cannot be made: {why}: name another folder") from error
+
+
 def write_text(path: pathlib.Path, text: str, what: str) -> None:
   """Writes a file whole or not at all, in UTF-8; what is no regular file, such as a pipe, is written straight.
 
@@ -48,14 +61,14 @@ def write_text(path: pathlib.Path, text: str, what: str) -> None:
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path = pathlib.Path(os.path.realpath(path))  # a link stays a link
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
       path.write_text(text, encoding="utf-8")
       return
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    whole = pathlib.Path(os.path.realpath(path))  # a link stays a link
+    unfinished = whole.with_name(f".{whole.name}.unfinished")
     try:
       unfinished.write_text(text, encoding="utf-8")
-      os.replace(unfinished, path)
+      os.replace(unfinished, whole)
     finally:
       unfinished.unlink(missing_ok=True)
   except OSError as error:

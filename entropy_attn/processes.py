@@ -1,6 +1,11 @@
 """One run in several processes: their flags, and how they find each other."""
 
+import contextlib
+import os
 import re
+import socket
+import sys
+import threading
 
 from absl import flags
 
@@ -8,6 +13,7 @@ from entropy_attn import cli
 from entropy_attn.errors import UserError
 
 FLAGS = flags.FLAGS
+PATIENCE = 300  # seconds for all to come
 _NAMES = ("coordinator", "num_processes", "process_id")
 
 
@@ -29,15 +35,14 @@ def check(multihost: bool, coordinator: str | None, num_processes: int | None, p
     return
   if not multihost:
     raise UserError(f"{first} is for one of several processes: add --multihost, or leave it out")
-  alone = num_processes == 1 and process_id in (None, 0)  # one process needs no number
-  if missing and not (alone and coordinator is not None):
+  if missing:
     raise UserError(f"{first} needs {' and '.join(missing)}, too; on TPU and Slurm --multihost alone is enough")
   port = re.fullmatch(r"(?:[^:\s]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})", coordinator)
   if not port or not 0 < int(port[1]) < 2**16:
     raise UserError(f"--coordinator={coordinator} must be host:port of process 0, such as 10.0.0.1:9800")
   if num_processes < 1:
     raise UserError(f"--num_processes={num_processes} must be at least 1")
-  if process_id is not None and not 0 <= process_id < num_processes:
+  if not 0 <= process_id < num_processes:
     raise UserError(f"--process_id={process_id} must be from 0 to {num_processes - 1}, with {num_processes} processes")
 
 
@@ -51,13 +56,45 @@ def join() -> None:
     return
   import jax
 
-  settings = [FLAGS[name].value for name in _NAMES]
+  coordinator, count, index = (FLAGS[name].value for name in _NAMES)
+  if coordinator is None:
+    mend = "give --coordinator=HOST:PORT, --num_processes and --process_id"
+  elif index == 0:
+    _check_port(int(coordinator.rpartition(":")[2]))
+    mend = f"start all {count} with --coordinator={coordinator}, an address of this machine that the others reach"
+  else:
+    mend = f"start process 0 where --coordinator={coordinator} says"
+  with _no_longer_than(PATIENCE, f"--multihost: nobody answered for {PATIENCE} seconds: {mend}"):
+    try:
+      jax.distributed.initialize(coordinator, count, index, initialization_timeout=2 * PATIENCE)
+    except (RuntimeError, ValueError) as error:
+      reason = " ".join(str(error).split())[:200]
+      raise UserError(f"--multihost: the processes do not find each other: {mend} ({reason})") from error
+
+
+def _check_port(port: int) -> None:
+  """Raises UserError where this process cannot listen on a port: JAX itself would abort it, with a stack trace."""
   try:
-    jax.distributed.initialize(*settings)
-  except (RuntimeError, ValueError) as error:
-    reason = " ".join(str(error).split())[:300]
-    if settings[0] is None:
-      mend = "give --coordinator=HOST:PORT, --num_processes and --process_id"
-    else:
-      mend = f"start all {settings[1]} processes, with --coordinator={settings[0]}, an address of process 0 they reach"
-    raise UserError(f"--multihost: the processes do not find each other: {mend} ({reason})") from error
+    socket.create_server(("", port)).close()
+  except OSError as error:
+    raise UserError(
+      f"--coordinator: process 0 cannot listen on port {port}: {os.strerror(error.errno)}: choose another for all processes"
+    ) from error
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float, otherwise: str):
+  """Ends the process with one line where the body takes too long, before JAX aborts it."""
+  done = threading.Event()
+
+  def watch() -> None:
+    if not done.wait(seconds):
+      with contextlib.suppress(OSError):
+        print(f"error: {otherwise}", file=sys.stderr, flush=True)
+      os._exit(2)
+
+  threading.Thread(target=watch, name="patience", daemon=True).start()
+  try:
+    yield
+  finally:
+    done.set()

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from entropy_attn import config as config_lib
-from entropy_attn import counts, entropy
+from entropy_attn import counts, entropy, paths
 from entropy_attn.report import figures, tables
 from entropy_attn.run import summary
 from entropy_attn.study.runs import Run, load_config
@@ -45,9 +45,8 @@ def markdown(result: Mapping) -> str:
 
 def write(result: Mapping, workdir: pathlib.Path) -> list[str]:
   """Writes the table, and the figure where there is something to draw; returns the files' names."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / "table.json").write_text(json.dumps(result, indent=2) + "\n")
-  (workdir / "table.md").write_text(markdown(result))
+  paths.write_text(workdir / "table.json", json.dumps(result, indent=2) + "\n", "the table")
+  paths.write_text(workdir / "table.md", markdown(result), "the table")
   measured = [row for row in result["runs"] if row["head_shares"] is not None]
   if not measured:
     return ["table.json", "table.md"]
