@@ -77,9 +77,8 @@ def _check_port(port: int) -> None:
   try:
     socket.create_server(("", port)).close()
   except OSError as error:
-    raise UserError(
-      f"--coordinator: process 0 cannot listen on port {port}: {os.strerror(error.errno)}: choose another for all processes"
-    ) from error
+    why = os.strerror(error.errno)
+    raise UserError(f"--coordinator: process 0 cannot listen on port {port}: {why}: choose another for all") from error
 
 
 @contextlib.contextmanager

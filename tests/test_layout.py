@@ -40,7 +40,12 @@ ONLY = {
   "loss": ("sharding",),
   "model": ("attention", "loss", "reparam", "sharding"),
   "data": ("data", "errors", "locks", "owned", "progress"),
-  "config": ("attention", "data", "entropy", "errors", "model", "optimizer", "reparam"),
+  "fields": ("errors",),
+  "paths": ("errors",),
+  "usage": ("fields",),
+  "config": ("errors", "fields"),  # no command waits for JAX to say that a field is mistyped
+  "config_file": ("errors", "fields", "paths"),
+  "cli": ("config", "config_file", "errors", "fields", "paths", "usage"),
   "report.tables": (),
   "report.style": (),
 }
