@@ -120,7 +120,11 @@ def test_table_uses_one_max_for_all_runs(tmp_path):
   assert [row["architecture"] for row in result["runs"]] == ["SM+LN+G", "EReg(SM(t)+ScFuFFN)"]
   text = table.text(result)
   assert len({len(line) for line in text.splitlines()[1:4]}) == 1  # aligned
-  assert "41.50      1.500      25 / 25 / 25 / 25 %" in text and "Max = 4.00 nats for all runs." in text and "4.2 min" in text
+  assert (
+    "41.50      1.500      25 / 25 / 25 / 25 %" in text
+    and "Max = 4.00 nats for all runs." in text
+    and "4.2 min" in text
+  )
   assert table.went_wrong(result) == []
   assert json.loads(json.dumps(result)) == result
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_runs import ROOT, STEPS, command, finish, lines, popen, run
 
-from entropy_attn.run import files
+from entropy_attn import files
 
 
 def copy_of(workdir, tmp_path):

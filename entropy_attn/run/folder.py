@@ -25,9 +25,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from entropy_attn import config as config_lib
-from entropy_attn import locks, owned
+from entropy_attn import files, locks, owned
 from entropy_attn.errors import UserError
-from entropy_attn.run import files
 
 _CONFIG, _ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = (

@@ -15,8 +15,8 @@ from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2
 
 from entropy_attn import progress
 from entropy_attn.errors import UserError, is_disk_full
+from entropy_attn.files import unfinished, write_bytes
 from entropy_attn.run import charts
-from entropy_attn.run.files import unfinished, write_bytes
 
 _NAME, _EVENTS = "metrics.jsonl", "tensorboard"
 

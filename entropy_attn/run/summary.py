@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 import pathlib
 
+from entropy_attn import files
 from entropy_attn.progress import say
-from entropy_attn.run import files
 from entropy_attn.run.metrics import to_json
 
 _NAME = "summary.json"

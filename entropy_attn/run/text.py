@@ -12,11 +12,11 @@ import zipfile
 
 import numpy as np
 
+from entropy_attn import files
 from entropy_attn.data import identity, tokenizer
 from entropy_attn.data.pipeline import Dataset
 from entropy_attn.errors import UserError
 from entropy_attn.progress import say
-from entropy_attn.run import files
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _DATASET, _SAMPLE = "dataset.json", "sample.npz"

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 
 from entropy_attn import config as config_lib
-from entropy_attn import counts, entropy
+from entropy_attn import counts, entropy, files
 from entropy_attn.report import figures, tables
-from entropy_attn.run import files, folder, summary
+from entropy_attn.run import folder, summary
 from entropy_attn.study.runs import Run, load_config
 
 _HEAD = (
@@ -54,7 +54,6 @@ def markdown(result: Mapping) -> str:
 
 def write(result: Mapping, workdir: pathlib.Path) -> list[str]:
   """Writes the table, and the figure where there is something to draw; returns the files' names."""
-  workdir.mkdir(parents=True, exist_ok=True)
   files.write_json(workdir / "table.json", result)
   files.write_bytes(workdir / "table.md", markdown(result).encode())
   measured = [row for row in result["runs"] if row["head_shares"] is not None]

@@ -11,9 +11,9 @@ import pytest
 from waiting import PATIENCE
 
 from entropy_attn import config as config_lib
-from entropy_attn import owned
+from entropy_attn import files, owned
 from entropy_attn.errors import UserError
-from entropy_attn.run import files, folder, summary
+from entropy_attn.run import folder, summary
 
 HOLDING = """
 import pathlib, sys

@@ -1,4 +1,4 @@
-"""How a file of a run's folder is written: whole or not at all, and on the disk before it has its name."""
+"""How a file is written: whole or not at all, and on the disk before it has its name."""
 
 import contextlib
 import json
