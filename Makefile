@@ -10,14 +10,17 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: requirements.txt | .venv/bin/python
+# The package itself is installed too, as these very files: `import entropy_attn` works from any folder.
+.venv/installed: requirements.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements.txt into .venv (about a minute) …"
 	$(INSTALL) -r requirements.txt
+	$(INSTALL) --no-deps --editable .
 	@touch $@
 
-.venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
+.venv/installed-dev: requirements.txt requirements-dev.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements-dev.txt into .venv (about a minute) …"
 	$(INSTALL) -r requirements-dev.txt
+	$(INSTALL) --no-deps --editable .
 	@touch $@ .venv/installed
 
 setup-private: .venv/installed-private

@@ -14,6 +14,7 @@ COMMANDS = {
 }  # fmt: skip
 # Each library that is wrapped, and the one file that imports it.
 WRAPPED = {
+  "clu": "instruments",
   "orbax": "run.checkpoint",
   "tensorstore": "run.checkpoint",
   "tensorboardX": "run.metrics",
@@ -28,6 +29,8 @@ WRAPPED = {
 ONLY = {
   "errors": (),
   "progress": (),
+  "instruments": ("progress",),
+  "run.charts": (),
   "locks": (),
   "owned": (),
   "files": (),

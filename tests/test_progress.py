@@ -94,7 +94,7 @@ import time
 from entropy_attn import progress
 progress.say("before")
 for i in progress.bar(range(3), what="train", unit="step"):
-  for _ in progress.bar(range(2), what="evaluate", unit="batch"): time.sleep(0.3)
+  for _ in progress.bar(range(2), what="evaluate", unit="batch"): time.sleep(0.01)
   progress.say(f"step {i}")
 """
 

@@ -5,11 +5,11 @@ import json
 import math
 import os
 import re
-import struct
 
+from events import events, hparams, images, shown
 import numpy as np
 import pytest
-from tensorboardX.proto import api_pb2, event_pb2, layout_pb2, plugin_hparams_pb2
+from tensorboardX.proto import api_pb2, layout_pb2
 
 from entropy_attn.errors import UserError
 from entropy_attn.run import charts, metrics
@@ -27,35 +27,6 @@ def write(folder, steps, resume=0, kind="train"):
   for step in steps:
     writer.write(kind, step, {"loss": step})
   writer.close()
-
-
-def events(folder):
-  """The events of each file under tensorboard/, in the order of the files' names."""
-  found = []
-  for path in sorted((folder / "tensorboard").iterdir()):
-    content, at = path.read_bytes(), 0
-    while at < len(content):
-      (size,) = struct.unpack_from("Q", content, at)
-      found.append(event_pb2.Event.FromString(content[at + 12 : at + 12 + size]))
-      at += size + 16
-  return found
-
-
-def shown(folder):
-  """{(tag, step): value} of the scalars that TensorBoard shows: a restart purges its step and later ones."""
-  values = {}
-  for event in events(folder):
-    if event.session_log.status == event_pb2.SessionLog.START:
-      values = {key: value for key, value in values.items() if key[1] < event.step}
-    for value in event.summary.value:
-      if value.WhichOneof("value") == "simple_value":
-        assert (value.tag, event.step) not in values
-        values[value.tag, event.step] = value.simple_value
-  return values
-
-
-def plugin(folder, tag):
-  return [v.metadata.plugin_data for e in events(folder) for v in e.summary.value if v.tag == f"_hparams_/{tag}"]
 
 
 def test_what_is_written_is_read_again_with_nan_as_none(tmp_path):
@@ -224,13 +195,10 @@ def test_images_texts_and_hyperparameters_reach_tensorboard_and_the_outcome_with
   writer.write_outcome(success=False)
   writer.flush()
   writer.close()
-  (start,) = plugin(tmp_path, "session_start_info")
-  told = plugin_hparams_pb2.HParamsPluginData.FromString(start.content).session_start_info.hparams
+  (start,), (end,) = hparams(tmp_path, "session_start_info"), hparams(tmp_path, "session_end_info")
+  told = start.hparams
   assert sorted(told) == ["model.bias", "model.norm", "train.seed"]
   assert told["train.seed"].number_value == 3 and told["model.bias"].bool_value is True
-  (end,) = plugin(tmp_path, "session_end_info")
-  status = plugin_hparams_pb2.HParamsPluginData.FromString(end.content).session_end_info.status
-  assert status == api_pb2.STATUS_FAILURE
-  images = {v.tag: (v.image.height, v.image.width) for e in events(tmp_path) for v in e.summary.value if v.image.height}
-  assert images == {"heads": (4, 6), "two/0": (4, 6), "two/1": (4, 6)}
+  assert end.status == api_pb2.STATUS_FAILURE
+  assert images(tmp_path) == {("heads", 5): (4, 6), ("two/0", 5): (4, 6), ("two/1", 5): (4, 6)}
   assert len(list((tmp_path / "tensorboard").iterdir())) == 1  # no run of its own for the table
