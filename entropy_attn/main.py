@@ -44,7 +44,8 @@ def main() -> None:
 
   from entropy_attn import counts, evaluate
   from entropy_attn import train as train_lib
-  from entropy_attn.report import tables
+  from entropy_attn.private.price import predict
+  from entropy_attn.report import figures, tables
   from entropy_attn.run import summary
 
   config = cli.load_config()

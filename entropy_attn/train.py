@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import sharding
+from entropy_attn import instruments, sharding
 from entropy_attn.data import pipeline
 from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import UserError
@@ -49,9 +49,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
   dataset = pipeline.prepare(config, text.read_tokenizer(workdir))
   say(dataset.description)
   abstract = abstract_state(config, mesh)
+  say(instruments.parameters(abstract.params, mesh))
+  trace = instruments.Trace(config_lib.profile_steps(config), metrics.events_folder(workdir))
   index, count = sharding.process_shard(mesh)
   batches = iter(pipeline.train_iterator(dataset, config, shard_index=index, shard_count=count))
-  with folder.opened(workdir), jax.set_mesh(mesh), StopSignal() as stop:
+  with folder.opened(workdir), jax.set_mesh(mesh), StopSignal() as stop, trace:
     checkpoint.check_space(workdir, abstract, config.train.keep_checkpoints)
     checkpoints = checkpoint.Checkpoints(workdir, config)
     restored = checkpoints.restore_latest(abstract)
@@ -92,7 +94,9 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
         if missed:
           evaluate()
         for step in range(start + 1, config.train.steps + 1):
-          state, measured = step_fn(state, sharding.put_batch(next(batches), mesh))
+          batch = sharding.put_batch(next(batches), mesh)
+          with trace.step(step):
+            state, measured = step_fn(state, batch)
           positions.append((step, batches.get_state()))
           reporter.add(step, measured)
           stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop.requested
