@@ -175,13 +175,17 @@ def _described(root: pathlib.Path, config: PackedConfig) -> tuple[PackedText, di
     with _quiet():
       dataset = PackedText(data_dir=root, config=config, file_format="array_record")
       return dataset, dict(dataset.info.metadata or {})
+  except OSError as error:
+    raise UserError(
+      f"{root} cannot be read ({error.strerror or error}): choose a folder with --config.data.data_dir=FOLDER"
+    ) from error
   except Exception as error:  # of TFDS, protobuf or JSON
     folder = root / PackedText.name / config.name / str(PackedText.VERSION)
     raise UserError(_damaged(folder, str(error))) from error
 
 
 def _damaged(path: pathlib.Path, reason: str) -> str:
-  folder = path if path.is_dir() else path.parent
+  folder = path if os.path.isdir(path) else path.parent
   reason = " ".join(reason.split())[:200]
   return f"{path} is damaged ({reason}): remove the folder {folder} and run the same command; it is built anew"
 

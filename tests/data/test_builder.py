@@ -159,10 +159,29 @@ def test_a_full_disk_is_reported(tmp_path, folder, monkeypatch, error):
   assert not list((tmp_path / "built").rglob("incomplete.*"))
 
 
-def test_a_folder_that_cannot_be_written_is_reported(tmp_path, folder):
-  (tmp_path / "built").write_text("a file")
-  with pytest.raises(UserError, match="cannot be written.*--config.data.data_dir=FOLDER"):
-    pipeline.prepare(_config(tmp_path, folder))
+@pytest.mark.parametrize("how", ["a file", "in a circle", "too long", "refused"])
+@pytest.mark.parametrize("named", [False, True])  # a tokenizer: else it is the first to be written
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path, small, monkeypatch, how, named):
+  config = _config(tmp_path, small)
+  if named:
+    kept, content = pipeline.prepare(_config(tmp_path / "before", small)).tokenizer.file
+    (tmp_path / kept).write_bytes(content)
+    config.data.tokenizer = str(tmp_path / kept)
+  if how == "a file":
+    (tmp_path / "built").write_text("a file")
+  elif how == "in a circle":
+    (tmp_path / "built").symlink_to("built")
+  elif how == "too long":
+    config.data.data_dir += "x" * 300
+  else:
+
+    def refuse(*args, **kwargs):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+  with pytest.raises(UserError, match="cannot be (written|read).*--config.data.data_dir=FOLDER") as caught:
+    pipeline.prepare(config)
+  assert "\n" not in str(caught.value)
 
 
 def _damage(path, how):

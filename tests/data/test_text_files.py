@@ -106,6 +106,7 @@ def test_missing_empty_and_single_file_are_refused(tmp_path, texts):
   for path, message in (
     ("", "needs text: --config.data.path=FOLDER"),
     (tmp_path / "none", "none' does not exist"),
+    (tmp_path / ("x" * 300), "x' does not exist"),
     (tmp_path / "*.nothing", "holds no file"),
   ):
     with pytest.raises(UserError, match=message):

@@ -96,7 +96,7 @@ def test_concat_needs_an_end_of_text_token(tmp_path, folder):
     pipeline.prepare(config)
 
 
-@pytest.mark.parametrize("name", ["none.json", "none.model", "a/b/c", "a b"])
+@pytest.mark.parametrize("name", ["none.json", "none.model", "a/b/c", "a b", "x" * 300 + " y"])
 def test_missing_files_are_named(name):
   with pytest.raises(UserError, match=f"'{name}' does not exist"):
     tokenizer.open_tokenizer(name)
