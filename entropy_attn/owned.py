@@ -1,6 +1,7 @@
 """Folders that this package made (runs, studies, datasets) are marked, so that nobody takes their files for text."""
 
 import contextlib
+import os
 import pathlib
 
 _MARK = ".made_by_entropy_attn"
@@ -10,11 +11,11 @@ _NOTE = "The files of this folder are entropy_attn's own: it never reads them as
 def mark(folder: pathlib.Path) -> None:
   """Marks a folder, as far as it can be written."""
   path = folder / _MARK
-  if not path.exists():
-    with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError):
+    if not path.exists():
       path.write_text(_NOTE)
 
 
 def is_marked(folder: pathlib.Path) -> bool:
   """Whether a folder was marked."""
-  return (folder / _MARK).exists()
+  return os.path.exists(folder / _MARK)

@@ -158,24 +158,34 @@ def build(root: pathlib.Path, config: PackedConfig) -> tuple[dict[str, PackedSou
   Raises:
     UserError: when a split is empty, `root` cannot be written or is full, or what is there is damaged.
   """
-  with _quiet():
-    dataset = PackedText(data_dir=root, config=config, file_format="array_record")
+  if "**" in str(root):  # TFDS globs there
+    raise UserError(f"{root} has '**' in its name: choose another folder with --config.data.data_dir=FOLDER")
+  dataset, _ = _described(root, config)
   folder = pathlib.Path(dataset.data_dir)
   once(folder, lambda: _prepare(dataset), own=folder.parents[1])
-  # Opened anew: another process may have built it.
+  dataset, metadata = _described(root, config)  # anew: another process may have built it
+  if set(dataset.info.splits) != set(SPLITS) or not metadata.keys() >= set(SPLITS):
+    raise UserError(_damaged(folder, "its description lacks a split"))
+  return {split: PackedSource(dataset, split) for split in SPLITS}, metadata
+
+
+def _described(root: pathlib.Path, config: PackedConfig) -> tuple[PackedText, dict]:
+  """The dataset as its files describe it, and its metadata, if they are there."""
   try:
     with _quiet():
       dataset = PackedText(data_dir=root, config=config, file_format="array_record")
-    metadata = dict(dataset.info.metadata)
-    if set(dataset.info.splits) != set(SPLITS) or not metadata.keys() >= set(SPLITS):
-      raise UserError(_damaged(folder, "its description lacks a split"))
-    return {split: PackedSource(dataset, split) for split in SPLITS}, metadata
-  except (OSError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+      return dataset, dict(dataset.info.metadata or {})
+  except OSError as error:
+    raise UserError(
+      f"{root} cannot be read ({error.strerror or error}): choose a folder with --config.data.data_dir=FOLDER"
+    ) from error
+  except Exception as error:  # of TFDS, protobuf or JSON
+    folder = root / PackedText.name / config.name / str(PackedText.VERSION)
     raise UserError(_damaged(folder, str(error))) from error
 
 
 def _damaged(path: pathlib.Path, reason: str) -> str:
-  folder = path if path.is_dir() else path.parent
+  folder = path if os.path.isdir(path) else path.parent
   reason = " ".join(reason.split())[:200]
   return f"{path} is damaged ({reason}): remove the folder {folder} and run the same command; it is built anew"
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import functools
 import hashlib
 import itertools
+import os
 import pathlib
 
 import numpy as np
@@ -128,7 +129,7 @@ def codeparrot(data) -> RowCorpus:
 
 def _local(data) -> tuple[walk.Found, splits.Named]:
   folder = paths.expand(data.path, "data.path")
-  if not folder.is_dir():
+  if not os.path.isdir(folder):
     raise UserError(f"data.path={str(folder)!r} is not a folder: {_instead()}")
   found = walk.below(folder, text_files.own_folders(data), rows.is_rows)
   if not found.files:

@@ -200,7 +200,7 @@ def _stream(names: Sequence[str], lengths: np.ndarray, books: Sequence[int]) -> 
 
 def _books_folder(root: pathlib.Path, vocab_size: int) -> pathlib.Path:
   folder = root / f"books_{vocab_size}"
-  if not folder.is_dir():
+  if not os.path.isdir(folder):
     for other in sorted(root.glob("books_*")):
       if other.is_dir() and (size := other.name.removeprefix("books_")).isdigit():
         tokenizer.check_vocab_size(int(size), vocab_size, f"languini: the vocabulary of {other}")
@@ -211,7 +211,7 @@ def _books_folder(root: pathlib.Path, vocab_size: int) -> pathlib.Path:
 def _file_list(root: pathlib.Path, split: str) -> tuple[list[str], np.ndarray]:
   """Names and lengths int64 [books] of a split's books."""
   path = root / f"file_list_{split}.npy"
-  if not path.is_file():
+  if not os.path.isfile(path):
     found = ", ".join(sorted(p.stem.removeprefix("file_list_") for p in root.glob("file_list_*.npy")))
     raise UserError(_missing(path) + (f" (the file lists there: {found})" if found else ""))
   try:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import errno
+import os
 import pathlib
 import shutil
 
@@ -12,7 +13,9 @@ from entropy_attn import owned
 from entropy_attn.errors import UserError, is_disk_full
 from entropy_attn.locks import Lock
 
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_NOT_WRITABLE = (
+  errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 def once(path: pathlib.Path, make: Callable[[], None], own: pathlib.Path) -> None:
@@ -26,14 +29,14 @@ def once(path: pathlib.Path, make: Callable[[], None], own: pathlib.Path) -> Non
   Raises:
     UserError: when the folder of `path` cannot be written, or the disk is full.
   """
-  if path.exists():
+  if os.path.exists(path):
     owned.mark(own)
     return
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     owned.mark(own)
     with _locked(path.parent / ".lock", path):
-      if path.exists():
+      if os.path.exists(path):
         return
       for leftover in path.parent.glob("incomplete.*"):  # of a build that was killed: we hold the lock
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

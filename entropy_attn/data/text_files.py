@@ -139,9 +139,9 @@ def text_files(data) -> FileCorpus:
   if not data.path:
     raise UserError("data.name=text_files needs text: --config.data.path=FOLDER, or a glob such as 'books/*.txt'")
   path = paths.expand(data.path, "data.path")
-  if path.is_dir():
+  if os.path.isdir(path):
     found = walk.below(path, own_folders(data))
-  elif path.exists():
+  elif os.path.exists(path):
     found = walk.Found({path.name: path}, collections.Counter())
   elif walk.has_magic(data.path):
     found = walk.matching(str(path), own_folders(data))

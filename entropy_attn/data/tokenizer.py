@@ -69,7 +69,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     UserError: when there is no such file, folder or repository, or when it cannot be read.
   """
   path = paths.expand(name, "data.tokenizer")
-  if not path.exists():
+  if not os.path.exists(path):
     if path.suffix in (".json", ".model") or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
       raise UserError(
         f"data.tokenizer={name!r} does not exist: name a tokenizer.json, a SentencePiece .model or a Hub repository"

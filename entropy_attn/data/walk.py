@@ -1,7 +1,7 @@
 """The files below a folder, or of a glob: links followed, loops cut, and none of our own files among them."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import fnmatch
 import os
@@ -31,7 +31,9 @@ class Found:
   left_out: collections.Counter[str]
 
 
-def below(root: pathlib.Path, own: frozenset[str] = frozenset(), wanted: Callable[[str], bool] = lambda name: True):
+def below(
+  root: pathlib.Path, own: frozenset[str] = frozenset(), wanted: Callable[[str], bool] = lambda name: True
+) -> Found:
   """The regular files below a folder, hidden ones left out.
 
   Args:
@@ -58,7 +60,7 @@ def below(root: pathlib.Path, own: frozenset[str] = frozenset(), wanted: Callabl
     seen.add(identity)
     for entry in walk.entries(folder):
       path = pathlib.Path(entry.path)
-      if entry.is_dir():
+      if _is_folder(entry):
         if walk.is_own(path):
           walk.left_out[path] = _OWN
         elif entry.is_symlink():
@@ -87,7 +89,7 @@ def matching(pattern: str, own: frozenset[str] = frozenset()) -> Found:
   while len(parts) > 1 and (not _MAGIC.search(parts[0]) or os.path.exists(root / parts[0])):
     root, parts = root / parts[0], parts[1:]
   walk = _Walk(own)
-  if root.is_dir():
+  if os.path.isdir(root):
     walk.match(root, parts, set())
   parents = [path.parent for path in walk.files]
   common = os.path.commonpath(parents) if parents else "."
@@ -109,7 +111,7 @@ class _Walk:
 
   def entries(self, folder: pathlib.Path, hidden: bool = False) -> list[os.DirEntry]:
     try:
-      with os.scandir(folder or ".") as found:
+      with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
       raise UserError(f"{folder} cannot be listed ({error.strerror}): mend it, or move it out of the text") from error
@@ -120,9 +122,9 @@ class _Walk:
 
   def take(self, entry: os.DirEntry) -> None:
     path = pathlib.Path(entry.path)
-    if not path.exists():
+    if not os.path.exists(path):
       self.left_out[path] = _DANGLING
-    elif not entry.is_file():
+    elif not os.path.isfile(path):
       self.left_out[path] = _OTHER
     elif entry.name.endswith(_OF_LOCKS) or (entry.name.endswith(".lock") and not entry.stat().st_size):
       self.left_out[path] = _LOCK
@@ -139,7 +141,7 @@ class _Walk:
       if rest:
         self.match(folder, rest, seen)
       for entry in self.entries(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
           self._enter(entry, parts, seen)
         elif not rest:
           self.take(entry)
@@ -147,9 +149,9 @@ class _Walk:
     matches = re.compile(fnmatch.translate(first)).match
     for entry in self.entries(folder, hidden=first.startswith(".")):
       if entry.name == first or matches(entry.name):
-        if rest and entry.is_dir():
+        if rest and _is_folder(entry):
           self._enter(entry, rest, seen)
-        elif not rest and not entry.is_dir():
+        elif not rest and not _is_folder(entry):
           self.take(entry)
 
   def _enter(self, entry: os.DirEntry, parts: tuple[str, ...], seen: set) -> None:
@@ -161,17 +163,19 @@ class _Walk:
 
   def found(self, name: Callable[[pathlib.Path], str]) -> Found:
     """What is left when of each real file one name is kept, one that is no link if there is."""
-    kept: dict[tuple[int, int], pathlib.Path] = {}
-    for path in self._links_last():
-      if self.files[path] and _identity(path) in kept:
-        self.left_out[path] = _TWICE
-      else:
-        kept[_identity(path)] = path
+    if any(self.files.values()):
+      kept: set[tuple[int, int]] = set()
+      for path in sorted(self.files, key=lambda path: (self.files[path], path)):
+        identity = _identity(path)
+        if self.files[path] and identity in kept:
+          self.left_out[path] = _TWICE
+        kept.add(identity)
     files = {name(path): path for path in self.files if self.left_out.get(path) != _TWICE}
     return Found(dict(sorted(files.items())), collections.Counter(self.left_out.values()))
 
-  def _links_last(self) -> Iterator[pathlib.Path]:
-    yield from sorted(self.files, key=lambda path: (self.files[path], path))
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  return os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()  # a link may lead nowhere, or in a circle
 
 
 def _identity(path: pathlib.Path) -> tuple[int, int]:

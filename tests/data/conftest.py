@@ -46,6 +46,16 @@ def folder(tmp_path, texts):
   return root
 
 
+@pytest.fixture
+def small(tmp_path):
+  """A folder of eight short files: what is built of it is built at once."""
+  root = tmp_path / "small"
+  root.mkdir()
+  for i, text in enumerate(python_texts(8)):
+    (root / f"{i}.txt").write_text(text[:3000], encoding="utf-8")
+  return root
+
+
 @pytest.fixture(scope="session")
 def python_config(tmp_path_factory):
   sizes = {"model__context_length": 128, "model__vocab_size": 1024, "train__batch_size": 12, "eval__batch_size": 64}

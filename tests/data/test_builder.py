@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import errno
+import gc
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +106,11 @@ def test_threads_read_the_same(python_dataset):
 def test_large_vocabularies_take_32_bits(tmp_path):
   tokens = np.array([[1, 70_000, 3], [4, 5, 99_999]], np.uint32)
   config = builder.PackedConfig(
-    name="large", length=3, dtype=np.uint32, blocks=lambda split: iter([tokens]), counts=lambda: {}
+    name="large",
+    length=3,
+    dtype=np.uint32,
+    blocks=lambda split: iter([tokens]),
+    counts=lambda: {"train": {}, "valid": {}},
   )
   sources, _ = builder.build(tmp_path, config)
   np.testing.assert_array_equal(sources["valid"].batch([1, 0])["inputs"], tokens[::-1])
@@ -153,7 +159,86 @@ def test_a_full_disk_is_reported(tmp_path, folder, monkeypatch, error):
   assert not list((tmp_path / "built").rglob("incomplete.*"))
 
 
-def test_a_folder_that_cannot_be_written_is_reported(tmp_path, folder):
-  (tmp_path / "built").write_text("a file")
-  with pytest.raises(UserError, match="cannot be written.*--config.data.data_dir=FOLDER"):
-    pipeline.prepare(_config(tmp_path, folder))
+@pytest.mark.parametrize("how", ["a file", "in a circle", "too long", "refused"])
+@pytest.mark.parametrize("named", [False, True])  # a tokenizer: else it is the first to be written
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path, small, monkeypatch, how, named):
+  config = _config(tmp_path, small)
+  if named:
+    kept, content = pipeline.prepare(_config(tmp_path / "before", small)).tokenizer.file
+    (tmp_path / kept).write_bytes(content)
+    config.data.tokenizer = str(tmp_path / kept)
+  if how == "a file":
+    (tmp_path / "built").write_text("a file")
+  elif how == "in a circle":
+    (tmp_path / "built").symlink_to("built")
+  elif how == "too long":
+    config.data.data_dir += "x" * 300
+  else:
+
+    def refuse(*args, **kwargs):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+  with pytest.raises(UserError, match="cannot be (written|read).*--config.data.data_dir=FOLDER") as caught:
+    pipeline.prepare(config)
+  assert "\n" not in str(caught.value)
+
+
+def _damage(path, how):
+  if how == "cut":
+    os.truncate(path, path.stat().st_size // 2)
+  elif how == "gone":
+    path.unlink()
+  else:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 50] = b"x" * 50
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "overwritten"])
+def test_a_damaged_dataset_is_named_with_what_to_do(tmp_path, small, how):
+  config = _config(tmp_path, small)
+  pipeline.prepare(config)
+  (path,) = (tmp_path / "built").rglob("*train.array_record*")
+  _damage(path, how)
+  with pytest.raises(UserError, match=r"is damaged .*remove the folder .*built anew") as caught:
+    dataset = pipeline.prepare(config)
+    dataset.train.tokens(range(len(dataset.train)))
+  assert "\n" not in str(caught.value)
+  shutil.rmtree(path.parent)
+  assert len(pipeline.prepare(config).train) > 10
+
+
+def test_a_dataset_that_is_cut_while_it_is_read_is_named(tmp_path, small):
+  config = _config(tmp_path, small)
+  dataset = pipeline.prepare(config)
+  (path,) = (tmp_path / "built").rglob("*train.array_record*")
+  os.truncate(path, path.stat().st_size // 4)
+  with pytest.raises(UserError, match="train.array_record.* is damaged"):
+    list(zip(range(200), pipeline.train_iterator(dataset, config), strict=False))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "metadata.json"])
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_description_is_named(tmp_path, small, name, content):
+  config = _config(tmp_path, small)
+  pipeline.prepare(config)
+  (path,) = (tmp_path / "built").rglob(name)
+  path.write_text(content)
+  with pytest.raises(UserError, match=r"is damaged .*remove the folder"):
+    pipeline.prepare(config)
+
+
+def test_no_descriptor_is_left_open(tmp_path, small):
+  if not pathlib.Path("/proc/self/fd").is_dir():
+    pytest.skip("the system does not list them")
+  config = _config(tmp_path, small)
+  counts = []
+  for _ in range(4):
+    dataset = pipeline.prepare(config)
+    dataset.train.batch(range(8))
+    del dataset
+    gc.collect()
+    counts.append(len(os.listdir("/proc/self/fd")))
+  assert counts[1:] == counts[:1] * 3

@@ -8,7 +8,7 @@ import pyarrow
 from pyarrow import parquet
 import pytest
 
-from entropy_attn.data import codeparrot, pipeline, tokenizer
+from entropy_attn.data import codeparrot, hub, pipeline, tokenizer
 from entropy_attn.errors import UserError
 from tests.data.conftest import make_config
 
@@ -97,20 +97,117 @@ def test_missing_files_are_named_with_what_to_do_instead(tmp_path, texts, bpe):
   with pytest.raises(UserError, match=f"rows' holds none of .parquet.*{embedded}"):
     pipeline.prepare(_config(tmp_path, tmp_path / "rows", bpe))
   _write(tmp_path / "rows/valid.jsonl", texts)
-  with pytest.raises(UserError, match="every file has 'valid' in its path"):
+  with pytest.raises(UserError, match="every file has 'valid' or 'test' in its path"):
     pipeline.prepare(_config(tmp_path, tmp_path / "rows", bpe))
-  with pytest.raises(UserError, match="codeparrot needs a tokenizer"):
-    _write(tmp_path / "rows/train.jsonl", texts)
+
+
+def test_the_default_tokenizer_is_the_published_one(tmp_path, texts, monkeypatch):
+  _write(tmp_path / "rows/train.jsonl", texts)
+
+  def offline(name, *args):
+    raise UserError("the Hub cannot be reached")
+
+  monkeypatch.setattr(hub, "fetch", offline)
+  with pytest.raises(UserError, match=f"data.tokenizer='{codeparrot.TOKENIZER}': the Hub cannot be reached"):
     pipeline.prepare(_config(tmp_path, tmp_path / "rows", ""))
+
+
+@pytest.mark.parametrize(
+  ("names", "train", "valid"),
+  [
+    (["train.jsonl", "val.jsonl", "test.jsonl"], ["train.jsonl"], ["val.jsonl"]),
+    (["train/a.jsonl", "dev/a.jsonl", "test/a.jsonl"], ["train/a.jsonl"], ["dev/a.jsonl"]),
+    (["x-train-0.jsonl", "y/x-valid-1.jsonl"], ["x-train-0.jsonl"], ["y/x-valid-1.jsonl"]),
+    (["a.jsonl", "b_validation.jsonl"], ["a.jsonl"], ["b_validation.jsonl"]),
+    (["ds_train.json.gz", "ds_valid.json.gz"], ["ds_train.json.gz"], ["ds_valid.json.gz"]),
+    (["train.jsonl", "Validation.jsonl", "all.jsonl"], ["train.jsonl"], ["Validation.jsonl"]),
+    (["invalid.jsonl", "latest.jsonl", "contest.jsonl", "x/testing.jsonl"], None, []),
+  ],
+)  # fmt: skip
+def test_files_say_their_split_by_whole_words(tmp_path, names, train, valid):
+  for name in names:
+    _write(tmp_path / "rows" / name, [f"{name} {i}" for i in range(30)])
+  corpus = _corpus(tmp_path)
+  found = {split: {text.split()[0] for text in corpus.documents(split)} for split in ("train", "valid")}
+  assert found["train"] == set(names if train is None else train)
+  if valid:
+    assert found["valid"] == set(valid)
+    (note,) = corpus.notes
+    assert valid[0] in note and len(note) < 200
+  assert sum(corpus.left_out.values()) == (0 if train is None else len(names) - len(train) - len(valid))
+
+
+def test_a_fraction_that_is_unused_is_refused(tmp_path):
+  for name in ("train", "valid"):
+    _write(tmp_path / f"rows/{name}.jsonl", ["x"])
+  with pytest.raises(UserError, match=r"data.valid_fraction=0.2 is unused.*valid.jsonl"):
+    _corpus(tmp_path, data__valid_fraction=0.2)
+
+
+def test_unpaired_surrogates_are_replaced_and_counted(tmp_path, texts, bpe):
+  _write(tmp_path / "rows/train.jsonl", [f"{text}\ud83d" for text in texts[:3]] + texts[3:9] + ["\U0001f600"])
+  _write(tmp_path / "rows/valid.jsonl", ["\ude00" + text for text in texts[9:11]])
+  corpus = _corpus(tmp_path)
+  assert list(corpus.documents("train"))[:1] == [f"{texts[0]}\ufffd"]
+  assert list(corpus.documents("train"))[-1] == "\U0001f600"
+  assert "surrogates replaced in 5 files" in pipeline.prepare(_config(tmp_path, tmp_path / "rows", bpe)).description
+
+
+def test_parquet_of_surrogates_is_read(tmp_path):
+  raw = pyarrow.array([b"fine", "half \ud83d".encode("utf-8", "surrogatepass")], pyarrow.binary())
+  column = pyarrow.StringArray.from_buffers(2, *raw.buffers()[1:])
+  (tmp_path / "rows").mkdir()
+  parquet.write_table(pyarrow.table({"content": column}), tmp_path / "rows/train.parquet")
+  _write(tmp_path / "rows/valid.jsonl", ["x"])
+  assert list(_corpus(tmp_path).documents("train")) == ["fine", "half \ufffd"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json.gz"])
+@pytest.mark.parametrize("array", [False, True])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding, suffix, array):
+  documents = ["naïve 🙂\r\n", "", "\0 second"]
+  (tmp_path / "rows").mkdir()
+  lines = json.dumps([{"content": d} for d in documents]) if array else _lines(documents).replace("\n", "\r\n")
+  content = lines.encode(encoding)
+  (tmp_path / f"rows/train{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+  _write(tmp_path / "rows/valid.jsonl", ["x"])
+  assert list(_corpus(tmp_path).documents("train")) == documents
+
+
+def test_links_are_followed_once_and_what_is_left_out_is_told(tmp_path, texts, bpe):
+  _write(tmp_path / "rows/train.jsonl", texts[:9])
+  _write(tmp_path / "elsewhere/valid.jsonl", texts[9:12])
+  (tmp_path / "rows/more").symlink_to(tmp_path / "elsewhere")
+  (tmp_path / "elsewhere/back").symlink_to(tmp_path / "rows")
+  (tmp_path / "rows/again-train.jsonl").symlink_to("train.jsonl")
+  (tmp_path / "rows/nothing.jsonl").symlink_to("none")
+  corpus = _corpus(tmp_path)
+  assert [list(corpus.documents(split)) for split in ("train", "valid")] == [texts[:9], texts[9:12]]
+  assert corpus.left_out == {"dangling link": 1, "linked twice": 2}
+  assert "1 dangling link" in pipeline.prepare(_config(tmp_path, tmp_path / "rows", bpe)).description
+
+
+def test_a_file_that_changes_between_the_passes_is_named(tmp_path):
+  for name in ("train", "valid"):
+    _write(tmp_path / f"rows/{name}.jsonl", ["x", "y"])
+  corpus = _corpus(tmp_path)
+  assert list(corpus.documents("train")) == ["x", "y"]
+  _write(tmp_path / "rows/train.jsonl", ["x"])
+  with pytest.raises(UserError, match="changed while read"):
+    list(corpus.documents("train"))
 
 
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
-    ("a.jsonl", b'{"text": "x"}\n', "a.jsonl has no column 'content' .it has: text."),
-    ("a.jsonl", b'{"content": 3}\n', "column 'content' holds int, not text"),
-    ("a.jsonl", b'{"content": "x"}\n{"cont', "a.jsonl cannot be read as .jsonl"),
-    ("a.jsonl", b"\xff\n", "a.jsonl cannot be read as .jsonl"),
+    ("a.jsonl", b'{"text": "x"}\n', "a.jsonl has no column 'content' in row 1 .it has: text."),
+    ("a.jsonl", b'{"content": "x"}\n\n{"content": 3}\n', "a.jsonl: column 'content' holds int, not text, in row 3"),
+    ("a.jsonl", b'{"content": "x"}\n{"cont', "a.jsonl cannot be read as .jsonl .row 2: not JSON"),
+    ("a.jsonl", b'{"content": "x"}\n\xff\n', "a.jsonl cannot be read as .jsonl .row 2: not UTF-8"),
+    ("a.jsonl", b"\xff\xfe\xd8\xd8", "a.jsonl cannot be read as .jsonl .after row 0: not UTF-16"),
+    ("a.jsonl", b"[" * 100_000, "a.jsonl cannot be read as .jsonl .row 1: not JSON"),
+    ("a.jsonl", b'{"content": ' + b"1" * 5000 + b"}", "a.jsonl cannot be read as .jsonl .row 1: not JSON"),
     ("a.json.gz", gzip.compress(b'{"content": "x"}\n' * 99, mtime=0)[:-20], "a.json.gz cannot be read as .gz"),
     ("a.json.gz", b"plain", "a.json.gz cannot be read as .gz"),
     ("a.parquet", b"PAR1", "a.parquet cannot be read as .parquet"),

@@ -1,12 +1,19 @@
 """Languini books: the dealing, the streams and the windows against materialised ones."""
 
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
 from entropy_attn import config as config_lib
-from entropy_attn.data import languini, pipeline
+from entropy_attn.data import identity, languini, pipeline
 from entropy_attn.errors import UserError
 
 _LENGTHS = st.lists(st.integers(1, 60), min_size=4, max_size=14)
@@ -102,11 +109,82 @@ def test_windows_predict_each_token_once(tmp_path_factory, lengths, length, data
     assert (columns[rows > 0] >= length - last_n).all()
 
 
-def test_books_are_mapped_not_read(tmp_path):
-  _write(tmp_path, [50] * 4, [20])
+def test_a_read_takes_its_own_tokens_alone(tmp_path, monkeypatch):
+  books, taken, pread = _write(tmp_path, [50] * 4, [20]), [], os.pread
+  monkeypatch.setattr(os, "pread", lambda *args: taken.append(args[1]) or pread(*args))
   book = languini._open_book(tmp_path / "books_64", "train/book0", 50)
-  assert isinstance(book, np.memmap)
-  assert not book.flags.writeable
+  np.testing.assert_array_equal(book.read(7, 9), books["train"][0][7:16])
+  assert taken == [18]
+
+
+_READ_ALL = """
+import resource, sys
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+import pathlib
+from entropy_attn import config as config_lib
+from entropy_attn.data import pipeline
+config = config_lib.languini()
+config.model.update(context_length=8, vocab_size=64)
+config.train.update(batch_size=4, accumulation=1)
+config.data.path = sys.argv[1]
+dataset = pipeline.prepare(config)
+for _ in range(2):
+  rows = dataset.train.batch(range(len(dataset.train)))
+print(len(rows["inputs"]))
+"""
+
+
+@pytest.mark.parametrize("limit", [256, 1024])
+def test_more_books_than_a_process_may_open(tmp_path, limit):
+  _write(tmp_path, [9] * 1200, [20])
+  arguments = [sys.executable, "-c", _READ_ALL, str(tmp_path), str(limit)]
+  done = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=pathlib.Path(__file__).parents[2])
+  assert done.returncode == 0, done.stderr
+  assert int(done.stdout) == 4 * -(-300 * 10 // 8)
+
+
+def test_books_that_others_leave_no_descriptor_for_are_opened_after_others_are_closed(tmp_path, monkeypatch):
+  books, opened, os_open = _write(tmp_path, [50] * 4, [20]), [], os.open
+
+  def scarce(path, *args, **kwargs):
+    if str(path).endswith("book1.npy") and not opened.append(path) and len(opened) == 1:
+      raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return os_open(path, *args, **kwargs)
+
+  dataset = pipeline.prepare(_config(tmp_path))
+  dataset.train[0]
+  monkeypatch.setattr(os, "open", scarce)
+  np.testing.assert_array_equal(dataset.train[1]["inputs"], books["train"][1][:8])
+  assert languini._open_book.cache_info().currsize == 1
+
+
+def test_a_book_that_is_cut_while_it_is_read_is_named(tmp_path):
+  _write(tmp_path, [5000] * 4, [20])
+  dataset = pipeline.prepare(_config(tmp_path))
+  dataset.train[0]
+  os.truncate(tmp_path / "books_64/train/book0.npy", 200)
+  with pytest.raises(UserError, match=r"book0.npy cannot be read .it became shorter"):
+    dataset.train[4 * 600]
+
+
+def test_identity_is_of_the_file_lists(tmp_path):
+  _write(tmp_path / "a", [50] * 4, [20])
+  _write(tmp_path / "b", [50] * 4, [20])
+  _write(tmp_path / "c", [50] * 4, [20, 30])
+  first, same, other = (pipeline.prepare(_config(tmp_path / name)) for name in "abc")
+  assert first.identity == same.identity
+  assert (first.tokenizer, first.token_bytes, first.identity["tokenizer"]) == (None, None, None)
+  assert identity.differences(first.identity, other.identity) == [
+    "valid: 1 file added (test_iid/book1)", "valid: 3 → 7 sequences", "valid: 20 → 50 tokens", "valid: 1 → 2 documents",
+  ]  # fmt: skip
+  assert json.loads(json.dumps(first.identity)) == first.identity
+
+
+def test_the_default_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match="languini: data/languini/books_64 is missing"):
+    pipeline.prepare(_config(""))
 
 
 def test_no_book_is_opened_before_it_is_read(tmp_path):

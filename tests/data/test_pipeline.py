@@ -149,10 +149,15 @@ def test_python_source_decodes_to_python(python_dataset, python_config):
   assert "import" in text
 
 
-def test_fields_of_another_dataset_do_not_stand_in_the_way(python_config, python_dataset):
+def test_python_source_takes_a_named_tokenizer(python_config, python_dataset, tmp_path):
   config = python_config.copy_and_resolve_references()
-  config.data.tokenizer = "huggingface-course/code-search-net-tokenizer"
-  assert pipeline.prepare(config).description == python_dataset.description
+  name, content = python_dataset.tokenizer.file
+  (tmp_path / name).write_bytes(content)
+  config.data.tokenizer = str(tmp_path / name)
+  assert pipeline.prepare(config).identity == python_dataset.identity
+  config.data.tokenizer = str(tmp_path / "none.json")
+  with pytest.raises(UserError, match="none.json' does not exist"):
+    pipeline.prepare(config)
 
 
 def test_dataset_is_immutable(python_dataset):

@@ -2,7 +2,11 @@
 
 import io
 import json
+import re
+import time
 
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 import sentencepiece
@@ -92,7 +96,7 @@ def test_concat_needs_an_end_of_text_token(tmp_path, folder):
     pipeline.prepare(config)
 
 
-@pytest.mark.parametrize("name", ["none.json", "none.model", "a/b/c", "a b"])
+@pytest.mark.parametrize("name", ["none.json", "none.model", "a/b/c", "a b", "x" * 300 + " y"])
 def test_missing_files_are_named(name):
   with pytest.raises(UserError, match=f"'{name}' does not exist"):
     tokenizer.open_tokenizer(name)
@@ -105,3 +109,97 @@ def test_broken_files_are_named(tmp_path):
       tokenizer.open_tokenizer(str(tmp_path / name))
   with pytest.raises(UserError, match="holds neither tokenizer.json nor vocab.json"):
     tokenizer.open_tokenizer(str(tmp_path))
+
+
+def _vocab_and_merges(bpe, folder):
+  model = json.loads(bpe.read_text())["model"]
+  folder.mkdir()
+  (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+  (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
+  return folder
+
+
+@pytest.mark.parametrize("kind", ["json", "folder", "vocab and merges", "sentencepiece"])
+def test_the_copy_in_a_runs_folder_is_the_same_tokenizer(bpe, sentencepiece_model, tmp_path, texts, kind):
+  source = {"json": bpe, "folder": bpe.parent, "sentencepiece": sentencepiece_model}.get(kind)
+  saved = tokenizers.Tokenizer.from_file(str(bpe))
+  saved.enable_truncation(5)
+  saved.save(str(bpe), pretty=True)  # another file with the same tokenizer in it
+  opened = tokenizer.open_tokenizer(str(source or _vocab_and_merges(bpe, tmp_path / "old")))
+  for copy in (tmp_path / "kept", tmp_path / "kept again"):
+    copy.mkdir()
+    name, content = opened.file
+    (copy / name).write_bytes(content)
+    kept = tokenizer.open_file(copy / name)
+    assert kept.fingerprint == opened.fingerprint == tokenizer.open_tokenizer(str(copy / name)).fingerprint
+    assert kept.file == opened.file
+    assert kept.encode_batch(texts[:3]) == opened.encode_batch(texts[:3])
+    assert (kept.vocab_size, kept.end_id) == (opened.vocab_size, opened.end_id)
+    np.testing.assert_array_equal(kept.token_bytes, opened.token_bytes)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe", b"half of it"])
+def test_a_damaged_copy_is_named(tmp_path, name, content):
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(UserError, match=f"{name} (is not a|cannot be read)") as caught:
+    tokenizer.open_file(tmp_path / name)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["json", "vocab and merges"])
+def test_ids_beyond_the_number_of_entries_are_refused(bpe, tmp_path, folder, kind):
+  spec = json.loads(bpe.read_text())
+  last = max(spec["model"]["vocab"], key=spec["model"]["vocab"].get)
+  spec["model"]["vocab"][last] = 410
+  bpe.write_text(json.dumps(spec))
+  source = bpe if kind == "json" else _vocab_and_merges(bpe, tmp_path / "old")
+  config = make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), data__tokenizer=str(source))
+  opened = tokenizer.open_tokenizer(str(source))
+  assert (opened.entries, opened.vocab_size, len(opened.token_bytes)) == (400, 411, 411)
+  for size in (400, 410, 412):
+    config.model.vocab_size = size
+    expected = (
+      f"has 400 entries, but the largest id is 410 and model.vocab_size={size}: use --config.model.vocab_size=411"
+    )
+    with pytest.raises(UserError, match=expected):
+      pipeline.prepare(config)
+    with pytest.raises(UserError, match=expected):
+      pipeline.open_tokenizer(config)
+  config.model.vocab_size = 411
+  assert pipeline.prepare(config).train.tokens([0]).max() < 411
+
+
+def test_another_size_of_sentencepiece_is_refused(sentencepiece_model, tmp_path, folder):
+  config = make_config(tmp_path, data__name="text_files", data__path=str(folder), model__vocab_size=311)
+  config.data.tokenizer = str(sentencepiece_model)
+  with pytest.raises(UserError, match="has 300 entries but model.vocab_size=311: use --config.model.vocab_size=300"):
+    pipeline.prepare(config)
+
+
+def test_an_unbroken_line_does_not_stop_the_training(tmp_path, texts, capsys):
+  rng = np.random.default_rng(0)
+  lines = ["".join(rng.choice(list("abcdefgh"), 300_000)), " " * 300_000, "x" * 300_000]
+  started = time.monotonic()
+  tokenizer.train([*texts, *lines], 600, tmp_path / "t.json")
+  assert time.monotonic() - started < 15
+  opened = tokenizer.open_file(tmp_path / "t.json")
+  for line, ids in zip(lines, opened.encode_batch(lines), strict=True):
+    assert opened.decode(ids) == line
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab \n"), st.integers(1, 25_000)), max_size=6))
+def test_long_words_are_cut_and_nothing_is_lost(runs):
+  text = "".join(character * count for character, count in runs)
+  pieces = list(tokenizer._without_long_words(text))
+  assert "".join(pieces) == text
+  words = [word for piece in pieces for word in re.findall(r"\S+|\s+", piece)]
+  assert max(map(len, words), default=0) <= 10_000
+  if max(map(len, re.findall(r"\S+|\s+", text)), default=0) <= 10_000:
+    assert pieces == [text]
+
+
+def test_training_says_what_it_does(tmp_path, small, capfd):
+  pipeline.prepare(make_config(tmp_path, data__name="text_files", data__path=str(small)))
+  assert "training a byte-level BPE of 300 entries on the training text …" in capfd.readouterr().err
