@@ -1,7 +1,7 @@
 """Entropy-guided attention for private language models."""
 
-from entropy_attn import entropy
-from entropy_attn.attention import dot_product_attention
+import importlib
+import pkgutil
 
 __all__ = ["dot_product_attention", "entropy", "load"]
 
@@ -19,3 +19,22 @@ def load(source, step: int | None = None):
   from entropy_attn.run import pretrained  # only here: the attention alone needs neither Orbax nor TFDS
 
   return pretrained.load(source, step)
+
+
+def __getattr__(name: str):
+  """What is imported when it is first asked for: JAX alone takes a second, which a mistyped flag need not wait for."""
+  if name == "dot_product_attention":
+    from entropy_attn.attention import dot_product_attention
+
+    return dot_product_attention
+  if name in _submodules():
+    return importlib.import_module(f"{__name__}.{name}")
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__, *_submodules()})
+
+
+def _submodules() -> set[str]:
+  return {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}

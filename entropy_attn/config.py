@@ -1,58 +1,22 @@
-"""The configuration: every field with its default, the two families of settings, and their checks.
+"""The configuration: the architectures by name, the two families of settings, and their checks.
 
 A config is an `ml_collections.ConfigDict` of seven groups: model, regularizer, optimizer, train, eval, data, mesh.
 Files under `configs/` start from a family (`codeparrot()` or `languini()`) and set the fields that make their row.
 """
 
+from collections.abc import Mapping
 import math
+import re
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from entropy_attn import attention, entropy, model, optimizer, reparam
-from entropy_attn.data import corpora, packing
+from entropy_attn import fields
 from entropy_attn.errors import UserError, check_choice
 
-# The values that a field accepts, by "group.field": those that the code behind it implements.
-CHOICES = {
-  "model.norm": model.NORMS,
-  "model.activation": model.ACTIVATIONS,
-  "model.gelu": model.GELUS,
-  "model.ffn": model.FFNS,
-  "model.reparam": reparam.KINDS,
-  "model.reparam_targets": reparam.TARGETS,
-  "model.temperature": model.TEMPERATURES,
-  "model.temperature_form": model.TEMPERATURE_FORMS,
-  "model.bias": model.BIASED,
-  "model.ffn_out_init": model.FFN_OUT_INITS,
-  "model.dtype": model.DTYPES,
-  "model.attention": attention.IMPLEMENTATIONS,
-  "regularizer.reduction": entropy.REDUCTIONS,
-  "regularizer.sides": entropy.SIDES,
-  "regularizer.ceiling": entropy.CEILINGS,
-  "optimizer.schedule": optimizer.SCHEDULES,
-  "train.on_nonfinite": ("stop", "record"),
-  "data.name": corpora.NAMES,
-  "data.packing": packing.PACKINGS,
-}
-
-# What a number must at least be, and what it must stay below, by "group.field".
-BOUNDS = {
-    "model.num_layers": (1, None), "model.num_heads": (1, None), "model.d_model": (1, None),
-    "model.context_length": (2, None), "model.max_positions": (2, None), "model.vocab_size": (2, None),
-    "model.alpha_init": (None, None), "model.beta_init": (None, None), "model.temperature_init": (None, None),
-    "model.embedding_dropout": (0, 1), "model.init_std": (0, None), "regularizer.weight": (0, None),
-    "regularizer.gamma": (0, None), "regularizer.reference_batch": (1, None),
-    "regularizer.threshold_init": (None, None), "optimizer.learning_rate": (0, None),
-    "optimizer.final_learning_rate": (0, None), "optimizer.warmup_steps": (0, None),
-    "optimizer.warmup_fraction": (0, None), "optimizer.b1": (0, 1), "optimizer.b2": (0, 1), "optimizer.eps": (0, None),
-    "optimizer.weight_decay": (0, None), "optimizer.clip_norm": (0, None), "train.steps": (1, None),
-    "train.batch_size": (1, None), "train.accumulation": (1, None), "train.seed": (-(2**63), 2**63),
-    "train.log_every": (1, None), "train.checkpoint_every": (1, None), "train.keep_checkpoints": (1, None),
-    "eval.every": (0, None), "eval.batch_size": (1, None), "eval.batches": (0, None), "eval.last_n": (0, None),
-    "eval.max_entropy": (0, None), "data.max_train_files": (1, None), "data.max_valid_files": (1, None),
-    "data.valid_fraction": (0, 1), "mesh.data": (-1, None), "mesh.fsdp": (1, None), "mesh.tensor": (1, None),
-}  # fmt: skip
+# By "group.field": the values that a field accepts, and what a number must be. All fields are in `fields`.
+CHOICES = {name: field.choices for name, field in fields.FIELDS.items() if field.choices}
+BOUNDS = {name: field.bounds for name, field in fields.FIELDS.items() if field.bounds}
 
 _SOFTMAX_ONLY = {"norm": "none", "activation": "identity"}
 _SCALED = _SOFTMAX_ONLY | {"residual_scaling": True}
@@ -77,94 +41,10 @@ ARCHITECTURES = {
 
 
 def base() -> ConfigDict:
-  """Every field, with the default of what no source states; the rest are GPT-2 small on CodeParrot, T=128."""
+  """Every field, with the default that `fields` declares."""
+  value = lambda field: placeholder(field.kind) if field.default is None else field.default
   return ConfigDict(
-    {
-      "model": {
-        "num_layers": 12,
-        "num_heads": 12,
-        "d_model": 768,  # the FFN's hidden width is 4 × d_model
-        "context_length": 128,  # T, the tokens of one training sequence
-        "max_positions": 1024,  # rows of the position table; the first T are used
-        "vocab_size": 50_000,
-        "norm": "layernorm",  # before attention and FFN; the final LayerNorm is kept in every variant
-        "activation": "gelu",
-        "gelu": "erf",
-        "ffn": "mlp",  # fused: one d→d linear, needs activation=identity
-        "residual_scaling": False,  # eq. 8: x = beta x_sa + FFN(x_sa) / alpha
-        "alpha_init": 1.0,
-        "beta_init": 1.0,
-        "reparam": "none",
-        "reparam_targets": "ffn",
-        "temperature": "none",
-        "temperature_init": 1.0,
-        "temperature_form": "direct",  # learn t itself, which may cross zero, or (log) its logarithm, t > 0
-        "bias": "qk",
-        "tie_embeddings": True,
-        "scale_embeddings": False,  # token embeddings × sqrt(d_model)
-        "embedding_dropout": 0.1,
-        "init_std": 0.02,
-        "ffn_out_init": "plain",  # depth_scaled: init_std / sqrt(2 L) for the FFN's last linear
-        "dtype": "bfloat16",  # of the matrix products; parameters, softmax and loss are float32
-        "remat": False,  # recompute each block in the backward pass
-        "attention": "auto",  # the implementation
-      },
-      "regularizer": {
-        "weight": 0.0,  # lambda; 0: no regulariser and no thresholds
-        "gamma": 0.2,  # tolerance margin, in parts of E_max
-        "reduction": "per_query_sum",
-        "sides": "both",
-        "ceiling": "log_T",
-        "reference_batch": 128,  # the microbatch over which the released code sums
-        "threshold_init": 0.5,
-      },
-      "optimizer": {
-        "schedule": "linear",
-        "learning_rate": 1e-3,
-        "final_learning_rate": 1e-7,
-        "warmup_steps": 0,  # either this …
-        "warmup_fraction": 0.05,  # … or this part of train.steps
-        "b1": 0.9,
-        "b2": 0.999,
-        "eps": 1e-8,
-        "weight_decay": 0.1,  # of matrices and embeddings alone
-        "clip_norm": 1.0,  # 0: off
-      },
-      "train": {
-        "steps": 32_300,
-        "batch_size": 512,  # sequences a step, over all devices and accumulated microbatches
-        "accumulation": 4,
-        "seed": 0,
-        "log_every": 50,
-        "checkpoint_every": 1000,
-        "keep_checkpoints": 2,
-        "on_nonfinite": "stop",  # record: mark the run diverged and exit zero
-      },
-      "eval": {
-        "every": 500,  # 0: only at the end
-        "batch_size": 128,
-        "batches": 0,  # 0: the whole split
-        "last_n": 0,  # Languini's protocol: windows stride by last_n, their last last_n tokens count; 0: off
-        "max_entropy": placeholder(float),  # the bins' Max in nats; unset: the causal ceiling, mean_i log(i+1)
-      },
-      "data": {
-        "name": "codeparrot",
-        "path": "",  # a folder (codeparrot: of parquet or jsonl, "": the Hub; text_files: or a glob)
-        "tokenizer": "",  # codeparrot, text_files: a tokenizer.json, SentencePiece .model or Hub name
-        "data_dir": "~/.cache/entropy_attn",  # where built datasets live
-        "packing": "per_file",  # concat: documents joined by the end-of-text token
-        "include_site_packages": False,  # python_source: the environment's packages too
-        "max_train_files": 600_000,
-        "max_valid_files": 2_000,
-        "valid_fraction": 0.05,  # python_source, text_files: the files held out, by hash
-        "eval_split": "test_iid",  # languini: test_iid, test_langlearn, test_discworld, test_java, …
-      },
-      "mesh": {
-        "data": -1,  # -1: all devices that fsdp and tensor leave
-        "fsdp": 1,
-        "tensor": 1,
-      },
-    }
+    {group: {name: value(field) for name, field in names.items()} for group, names in fields.GROUPS.items()}
   )
 
 
@@ -181,7 +61,6 @@ def codeparrot(setting: str = "T128", architecture: str = "ln_gelu", targets: st
   check_choice("the config's argument", setting, ("T128", "T256", "L18", "quick"))
   c = base()
   c.regularizer.reference_batch = 128
-  c.data.tokenizer = "huggingface-course/code-search-net-tokenizer"
   if setting == "T256":  # batch unstated: the same tokens a step
     c.model.context_length = 256
     c.train.batch_size = 256
@@ -192,7 +71,7 @@ def codeparrot(setting: str = "T128", architecture: str = "ln_gelu", targets: st
     c.model.update(dtype="float32", embedding_dropout=0.0)
     c.train.update(steps=600, batch_size=32, accumulation=1, log_every=10, checkpoint_every=200)
     c.eval.update(every=200, batch_size=32)
-    c.data.update(name="python_source", tokenizer="")
+    c.data.name = "python_source"
   if architecture == "sm":  # published as NaN: a finding, and no failure
     c.train.on_nonfinite = "record"
   return _of_architecture(c, architecture, targets, temperature_init=1e-2, weight=1e-5)
@@ -220,7 +99,7 @@ def languini(budget: str = "1.2B", architecture: str = "ln_gelu", targets: str =
   steps, batch_size = budgets[budget]
   c.train.update(steps=steps, batch_size=batch_size, accumulation=batch_size // 32)
   c.eval.batch_size = 32
-  c.data.update(name="languini", path="data/languini")
+  c.data.name = "languini"
   return _of_architecture(c, architecture, targets, temperature_init=1e-1, weight=5e-5)
 
 
@@ -256,33 +135,33 @@ def describe(config: ConfigDict) -> str:
 
 
 def validate(config: ConfigDict) -> None:
-  """Raises UserError for an unknown or missing field, an unknown value, or fields that contradict each other."""
-  reference = base()
-  for group, fields in reference.items():
-    if group not in config:
-      raise UserError(f"config: the group {group!r} is missing")
-    check_fields(group, config[group], fields)
+  """Raises UserError for an unknown or missing field, a value it does not accept, or fields that contradict."""
   for group in config:
-    check_choice("config group", group, reference)
-  for name, choices in CHOICES.items():
-    check_choice(name, _get(config, name), choices)
-  for name, (least, end) in BOUNDS.items():
-    _check_bounds(name, _get(config, name), least, end)
+    if not isinstance(config[group], Mapping | ConfigDict):
+      raise UserError(f"config: {group}={config[group]!r} must be a group of fields")
+    for name in config[group]:
+      fields.find(f"{group}.{name}")
+  for name, field in fields.FIELDS.items():
+    field.check(name, _get(config, name))
   _check_model(config.model)
   _check_training(config)
+  _check_data(config.data)
 
 
-def check_fields(group: str, fields, reference) -> None:
-  """Raises UserError unless `fields` has exactly the names of `reference`, each of its type."""
-  for name in fields:
-    check_choice(f"field of {group}", name, reference)
-  for name, default in reference.items():
-    if name not in fields:
-      raise UserError(f"{group}.{name} is missing; its default is {default!r}")
-    value, kind = fields[name], type(default)
-    right = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
-    if default is not None and (not right or (isinstance(value, bool) and kind is not bool)):
-      raise UserError(f"{group}.{name}={value!r} must be of type {kind.__name__}")
+def profile_steps(config: ConfigDict) -> tuple[int, int] | None:
+  """The first and last step of train.profile_steps, or None where it is empty.
+
+  Raises:
+    UserError: unless it has the form FIRST,LAST with 1 ≤ FIRST ≤ LAST.
+  """
+  text = config.train.profile_steps
+  if not text:
+    return None
+  found = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*", text)
+  first, last = map(int, found.groups()) if found else (0, 0)
+  if not 1 <= first <= last:
+    raise UserError(f"train.profile_steps={text!r} must be FIRST,LAST with 1 ≤ FIRST ≤ LAST, such as 20,25, or empty")
+  return first, last
 
 
 def _check_model(m) -> None:
@@ -298,8 +177,6 @@ def _check_model(m) -> None:
     )
   if m.temperature != "none" and m.temperature_init <= 0:
     raise UserError(f"model.temperature_init={m.temperature_init} must be positive")
-  if m.alpha_init == 0:
-    raise UserError("model.alpha_init=0 must not be 0: the FFN's output is divided by it")
 
 
 def _check_training(c: ConfigDict) -> None:
@@ -315,23 +192,14 @@ def _check_training(c: ConfigDict) -> None:
     raise UserError(
       f"eval.last_n={c.eval.last_n} needs data.name=languini, not {c.data.name}: other records do not overlap"
     )
-  for name in ("data.valid_fraction", "eval.max_entropy"):
-    if _get(c, name) == 0:
-      raise UserError(f"{name}=0 must be more than 0")
-  if c.mesh.data == 0:
-    raise UserError("mesh.data=0 must be positive, or -1 for all remaining devices")
+  profile_steps(c)
 
 
-def _check_bounds(name: str, value, least, end) -> None:
-  """Raises UserError for a number that is not finite, below `least`, or not below `end`; None is no bound."""
-  if value is None:  # a field that may be unset
-    return
-  if not math.isfinite(value):
-    raise UserError(f"{name}={value} must be a finite number")
-  if least is not None and value < least:
-    raise UserError(f"{name}={value} must be at least {least}")
-  if end is not None and value >= end:
-    raise UserError(f"{name}={value} must be below {end}")
+def _check_data(data) -> None:
+  """Raises UserError for a field that was set and that the corpus does not read: it would promise what is not done."""
+  changed = [name for name, field in fields.GROUPS["data"].items() if data[name] != field.default]
+  for name in fields.unread(data.name, changed):
+    raise UserError(f"data.{name}={data[name]} has no effect with data.name={data.name}: leave it out")
 
 
 def effective_weight(config: ConfigDict) -> float:
@@ -368,4 +236,8 @@ def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
 
 def _get(config: ConfigDict, dotted: str):
   group, name = dotted.split(".")
+  if group not in config:
+    raise UserError(f"config: the group {group!r} is missing: start from config.base()")
+  if name not in config[group]:
+    raise UserError(f"{dotted} is missing; its default is {fields.FIELDS[dotted].default!r}")
   return config[group][name]

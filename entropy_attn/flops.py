@@ -7,7 +7,7 @@ FLOPs and nonlinear operations are those of one forward pass over one sequence o
 
 from collections.abc import Mapping
 
-from entropy_attn import cli, counts
+from entropy_attn import cli
 from entropy_attn.report import tables
 
 
@@ -36,9 +36,12 @@ def define_flags() -> None:
 
 def main() -> None:
   """Prints the table."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn import counts
+
   found = counts.summary(cli.load_config())
-  print(text(found))
   cli.write_json(found)
+  print(text(found))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ import json
 import os
 import pathlib
 import socket
+import warnings
 
 import filelock
 
+_SECONDS_TO_TAKE_OVER = 0.5  # without locks: to see that a holder is dead, to remove its file, and to try again
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
@@ -37,6 +39,7 @@ class Lock:
 
     Raises:
       Held: where another process holds it, unless it is waited for.
+      OSError: where its files cannot be written.
     """
     try:
       self._lock = self._try()
@@ -46,25 +49,32 @@ class Lock:
       waiting(self._describe_holder())
       self._lock = self._try(timeout=-1)
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    self._holder.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now}) + "\n")
+    try:
+      self._holder.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid(), "since": now}) + "\n")
+    except OSError:  # such as a full disk
+      self.release()
+      raise
 
   def release(self) -> None:
     """Frees the lock."""
     if self._lock is not None:
       with contextlib.suppress(OSError):
         self._holder.unlink()
-      self._lock.release()
+      with contextlib.suppress(OSError):  # the system frees it with the process
+        self._lock.release()
       self._lock = None
 
   def _try(self, timeout: float = 0):
     try:
       lock = filelock.FileLock(self._path)
-      lock.acquire(timeout=timeout)
+      with warnings.catch_warnings():  # of a system without flock, where the library itself takes a file
+        warnings.simplefilter("ignore")
+        lock.acquire(timeout=timeout)
     except OSError as error:
       if isinstance(error, filelock.Timeout) or error.errno not in _NO_LOCKS:
         raise
       lock = filelock.SoftFileLock(self._path.with_name(f"{self._path.name}.soft"))
-      lock.acquire(timeout=timeout)
+      lock.acquire(timeout=timeout or _SECONDS_TO_TAKE_OVER)
     return lock
 
   def _describe_holder(self) -> str:

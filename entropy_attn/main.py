@@ -10,13 +10,9 @@ import pathlib
 import sys
 
 from absl import flags
-import jax
 
-from entropy_attn import cli, counts, evaluate
-from entropy_attn import train as train_lib
-from entropy_attn.private.price import predict
-from entropy_attn.report import figures, tables
-from entropy_attn.run import summary
+from entropy_attn import cli, processes
+from entropy_attn.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -25,34 +21,47 @@ def define_flags() -> None:
   """Defines the command's flags."""
   cli.define_config()
   cli.define_json()
-  flags.DEFINE_string(
+  cli.define_path(
     "workdir", None, "The run's folder; one that holds the same run is resumed. Default: runs/ and the config's name."
   )
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
   flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
-  flags.DEFINE_bool("multihost", False, "One of several processes; on TPU and Slurm they find each other.")
-  flags.DEFINE_string("coordinator", None, "With --multihost elsewhere: host:port of process 0.")
-  flags.DEFINE_integer("num_processes", None, "With --coordinator.")
-  flags.DEFINE_integer("process_id", None, "With --coordinator.")
+  flags.DEFINE_bool("accept_changed_text", False, "Resume although the text is not what the run was trained on.")
+  processes.define_flags()
+  cli.add_check(check_flags)
+
+
+def check_flags() -> None:
+  """Raises UserError for flags that contradict each other."""
+  if FLAGS.step is not None and FLAGS.mode != "eval":
+    raise UserError(f"--step={FLAGS.step} names a checkpoint to evaluate: add --mode=eval, or leave it out")
 
 
 def main() -> None:
   """Runs the mode that the flags ask for."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  import jax
+
+  from entropy_attn import counts, evaluate
+  from entropy_attn import train as train_lib
+  from entropy_attn.private.price import predict
+  from entropy_attn.report import figures, tables
+  from entropy_attn.run import summary
+
   config = cli.load_config()
-  workdir = pathlib.Path(FLAGS.workdir or f"runs/{cli.config_name()}")
-  if FLAGS.multihost:
-    jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+  workdir = FLAGS.workdir or pathlib.Path("runs", cli.config_name())
+  processes.join()
   training = FLAGS.mode == "train"
   if training:
-    reached = train_lib.train(config, workdir)
+    reached = train_lib.train(config, workdir, accept_changed_text=FLAGS.accept_changed_text)
   else:
     reached = evaluate.evaluate_checkpoint(config, workdir, FLAGS.step)
-  result = summary.summarize(counts.summary(config), reached)
+  result = summary.read(workdir) if reached is None else summary.summarize(counts.summary(config), reached)
+  if training and reached is not None and jax.process_index() == 0:
+    result["private_inference"] = predict.summary_of(config)
+    figures.write_run_figures(workdir)
+    summary.write(workdir, result)  # last: where it lies, all the rest does
   if jax.process_index() == 0:
-    if training:
-      result["private_inference"] = predict.summary_of(config)
-      summary.write(workdir, result)
-      figures.write_run_figures(workdir)
     cli.write_json(result)
     print(tables.run_summary(result))
   if result["status"] == "diverged" and config.train.on_nonfinite == "stop":

@@ -9,62 +9,71 @@ import jax
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import sharding
+from entropy_attn import instruments, sharding
 from entropy_attn.data import pipeline
 from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import UserError
 from entropy_attn.evaluate import Evaluator
 from entropy_attn.progress import say, timed
 from entropy_attn.reporter import Reporter
-from entropy_attn.run import checkpoint, folder, summary
+from entropy_attn.run import checkpoint, folder, metrics, summary, text
 from entropy_attn.stop import StopSignal
 from entropy_attn.train_step import abstract_state, init_state, trace_train_step
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
+def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: bool = False) -> dict | None:
   """Trains, or resumes, the run of a folder.
 
+  Args:
+    accept_changed_text: go on although the text is another than the run was trained on until now.
+
   Returns:
-    What it reached: status (finished or diverged), step, divergence, the last evaluation, times. Of a run that had
-    finished before: its summary.
+    What it reached: status (finished or diverged), step, divergence, the last evaluation, times. None where the run had
+    finished before: its records then stay as they are.
 
   Raises:
-    UserError: for what the user can mend, and where Ctrl-C or SIGTERM stopped the run (after saving).
+    UserError: for what the user can mend, and where a signal stopped the run (after saving).
   """
   started = time.monotonic()
-  folder.check_same_run(workdir, config)
+  if config.data.path and pathlib.Path(config.data.path).expanduser().resolve() == workdir.resolve():
+    raise UserError(f"--workdir={workdir} is the folder of the text, data.path: choose another, such as {workdir}/run")
+  changed = folder.check_same_run(workdir, config)
+  outcome = summary.read(workdir)
+  if outcome and outcome["status"] == "finished":
+    asked = f" (asked for now: {'; '.join(changed)})" if changed else ""
+    say(f"{workdir} is finished: this is its summary; --mode=eval evaluates it anew{asked}")
+    return None
   mesh = sharding.make_mesh(config)
   devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}"
   say(f"{config_lib.describe(config)}; {devices}")
-  dataset = pipeline.prepare(config)
+  dataset = pipeline.prepare(config, text.read_tokenizer(workdir))
   say(dataset.description)
   abstract = abstract_state(config, mesh)
-  folder.make(workdir, config)
-  checkpoint.check_space(workdir, abstract, config.train.keep_checkpoints)
-
+  say(instruments.parameters(abstract.params, mesh))
+  trace = instruments.Trace(config_lib.profile_steps(config), metrics.events_folder(workdir))
   index, count = sharding.process_shard(mesh)
   batches = iter(pipeline.train_iterator(dataset, config, shard_index=index, shard_count=count))
-  checkpoints = checkpoint.Checkpoints(workdir, config)
-  with jax.set_mesh(mesh), StopSignal() as stop:
+  with folder.opened(workdir), jax.set_mesh(mesh), StopSignal() as stop, trace:
+    checkpoint.check_space(workdir, abstract, config.train.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints(workdir, config)
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
+      folder.first_alone(lambda: _start_anew(workdir))
       state = jax.jit(functools.partial(init_state, config), out_shardings=sharding.of(abstract))()
     else:
       state, position = restored
       batches.set_state(position)
       say(f"resumed from step {int(state.step)}")
     start = int(state.step)
-    if start == config.train.steps and (outcome := summary.read(workdir)):
-      checkpoints.close()
-      say(f"{workdir} is finished: this is its summary; --mode=eval evaluates it anew")
-      return outcome
+    folder.first_alone(lambda: _record(config, workdir, dataset, start, accept_changed_text))
     positions = collections.deque([(start, batches.get_state())], maxlen=3)  # the state may be a step or two behind
 
     traced = trace_train_step(config, mesh)
     step_fn, compile_seconds = timed("compiling the training step", lambda: traced.lower().compile())
     evaluator = Evaluator(config, dataset, mesh)
+    missed = _evaluation_due(config, start) and not metrics.has(workdir, "eval", start)  # a stop came before it
+    closing = not metrics.has(workdir, "eval", config.train.steps)
     reporter = Reporter(config, workdir, start)
-    stopping = None
 
     def save() -> int:
       """Saves the state as it is, with the position of its data; returns its step."""
@@ -72,43 +81,46 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
       checkpoints.save(step, state.replace(finite=state.finite | True), dict(positions)[step])
       return step
 
-    def evaluate() -> dict:
+    def evaluate(*, record: bool = True) -> dict:
       with stop.immediately():
         evaluation = evaluator(state.variables)
-      reporter.evaluated(step, evaluation)
+      if record:
+        reporter.evaluated(step, evaluation)
       return evaluation
 
-    step = start
+    step, stopping = start, False
     try:
-      for step in range(start + 1, config.train.steps + 1):
-        state, measured = step_fn(state, sharding.put_batch(next(batches), mesh))
-        positions.append((step, batches.get_state()))
-        reporter.add(step, measured)
-        last = step == config.train.steps
-        stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop.requested
-        eval_due = config.eval.every and step % config.eval.every == 0 and not last
-        save_due = step % config.train.checkpoint_every == 0 or last
-        if stopping or eval_due or save_due:
-          reporter.pause()
-        if save_due:
-          save()
-        if stopping:
-          raise UserError(_stopped(stop.requested or "a preemption notice", step, workdir))
-        if eval_due:
+      try:
+        if missed:
           evaluate()
-      outcome = evaluate() | {"status": "finished", "step": config.train.steps, "divergence": None}
+        for step in range(start + 1, config.train.steps + 1):
+          batch = sharding.put_batch(next(batches), mesh)
+          with trace.step(step):
+            state, measured = step_fn(state, batch)
+          positions.append((step, batches.get_state()))
+          reporter.add(step, measured)
+          stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop.requested
+          eval_due = _evaluation_due(config, step)
+          save_due = step % config.train.checkpoint_every == 0 or step == config.train.steps
+          if stopping or eval_due or save_due:
+            reporter.pause()
+          if save_due:
+            save()
+          if stopping:
+            raise KeyboardInterrupt
+          if eval_due:
+            evaluate()
+        outcome = evaluate(record=closing) | {"status": "finished", "step": config.train.steps, "divergence": None}
+      except (KeyboardInterrupt, UserError, OSError) as error:  # no step is lost by a signal or a fault of the data
+        if jax.process_count() > 1 and not stopping:
+          raise  # a fault of this process alone: to save would wait for the others without end
+        reporter.pause()
+        saved = save()
+        checkpoints.close()
+        raise UserError(_why_stopped(error, stop.name, saved, workdir)) from error
     except NonFinite as found:
       save()  # frozen since the step before
       outcome = found.outcome()
-    except (KeyboardInterrupt, UserError) as error:  # no step is lost, whether a signal or a fault of the data
-      if jax.process_count() > 1 and not stopping:
-        raise  # a fault of this process alone: to save would wait for the others without end
-      reporter.pause()
-      step = save()
-      checkpoints.close()
-      if isinstance(error, UserError):
-        raise
-      raise UserError(_stopped("Ctrl-C", step, workdir)) from None
     finally:
       reporter.close()
     checkpoints.close()
@@ -120,5 +132,39 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict:
   }
 
 
-def _stopped(by: str, step: int, workdir: pathlib.Path) -> str:
-  return f"stopped by {by}: saved step {step} in {workdir}; the same command resumes"
+def _start_anew(workdir: pathlib.Path) -> None:
+  """Keeps what a run without a checkpoint had recorded.
+
+  Raises:
+    UserError: where it had come to an end, so that its checkpoints must have been lost.
+  """
+  if summary.read(workdir):
+    raise UserError(
+      f"{workdir} holds the summary of a run but no checkpoint of it: restore its checkpoints, or choose another "
+      "--workdir"
+    )
+  if metrics.last_step(workdir) is not None:
+    kept = metrics.set_aside(workdir)
+    say(f"no checkpoint was saved in {workdir}: starting again from step 0; what it had recorded is kept in {kept}")
+
+
+def _record(config: ConfigDict, workdir: pathlib.Path, dataset, start: int, accept_changed_text: bool) -> None:
+  folder.check_same_run(workdir, config)  # again, now that no other process writes there
+  for line in text.record(workdir, dataset, start, accept=accept_changed_text):
+    say(f"note: from step {start} on another text, as accepted: {line}")
+  for line in folder.record(workdir, config):
+    say(f"note: from step {start} on {line}")
+
+
+def _evaluation_due(config: ConfigDict, step: int) -> bool:
+  """Whether an evaluation follows a step on the way; the last one is made in any case."""
+  return config.eval.every > 0 and step % config.eval.every == 0 and 0 < step < config.train.steps
+
+
+def _why_stopped(error: BaseException, signal: str | None, step: int, workdir: pathlib.Path) -> str:
+  saved = f"saved step {step} in {workdir}; the same command resumes"
+  if isinstance(error, KeyboardInterrupt):
+    return f"stopped by {signal or 'a preemption notice'}: {saved}"
+  if isinstance(error, OSError):
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}: {saved} once that is mended"
+  return f"{error} ({saved})"

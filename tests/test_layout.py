@@ -33,6 +33,8 @@ ONLY = {
   "run.charts": (),
   "locks": (),
   "owned": (),
+  "files": (),
+  "paths": ("errors", "files"),
   "entropy": (),
   "published": (),
   "reparam": (),
@@ -43,7 +45,11 @@ ONLY = {
   "loss": ("sharding",),
   "model": ("attention", "loss", "reparam", "sharding"),
   "data": ("data", "errors", "locks", "owned", "progress"),
-  "config": ("attention", "data", "entropy", "errors", "model", "optimizer", "reparam"),
+  "fields": ("errors",),
+  "usage": ("fields",),
+  "config": ("errors", "fields"),  # no command waits for JAX to say that a field is mistyped
+  "config_file": ("errors", "fields", "paths"),
+  "cli": ("config", "config_file", "errors", "fields", "paths", "usage"),
   "report.tables": (),
   "report.style": (),
 }

@@ -27,6 +27,7 @@ def _summary(**changes):
     "status": "finished",
     "architecture": "SM+LN+G",
     "perplexity": 39.7,
+    "bits_per_byte": 1.5,
     "loss": 3.68,
     "entropy_LxH": [[0.5, 1.5, 2.5, 3.5]] * 6,
     "max_entropy": 3.87,
@@ -119,7 +120,11 @@ def test_table_uses_one_max_for_all_runs(tmp_path):
   assert [row["architecture"] for row in result["runs"]] == ["SM+LN+G", "EReg(SM(t)+ScFuFFN)"]
   text = table.text(result)
   assert len({len(line) for line in text.splitlines()[1:4]}) == 1  # aligned
-  assert "41.50      25 / 25 / 25 / 25 %" in text and "Max = 4.00 nats for all runs." in text and "4.2 min" in text
+  assert (
+    "41.50      1.500      25 / 25 / 25 / 25 %" in text
+    and "Max = 4.00 nats for all runs." in text
+    and "4.2 min" in text
+  )
   assert table.went_wrong(result) == []
   assert json.loads(json.dumps(result)) == result
 
@@ -145,7 +150,7 @@ def test_table_reports_what_went_wrong(tmp_path):
   text = table.text(result)
   assert "recorded diverged: step 40: not finite first in layer 5" in text and "broken failed: No space | left" in text
   lines = table.markdown(result).splitlines()
-  assert {line.count("|") for line in lines if line.startswith("|")} == {9}
+  assert {line.count("|") for line in lines if line.startswith("|")} == {10}
 
 
 def test_execute_passes_output_on_and_keeps_the_end_of_it(capfd):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -10,34 +9,9 @@ import sys
 from events import shown
 import numpy as np
 import pytest
-from tiny_runs import STEPS, TINY, lines
-from waiting import PATIENCE
+from tiny_runs import ROOT, STEPS, command, finish, lines, popen, run
 
-from entropy_attn.run import folder
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def command(workdir, overrides, *flags, config="configs/quickstart.py"):
-  fields = [f"--config.{name}={value}" for name, value in (TINY | overrides).items()]
-  return [sys.executable, "-m", "entropy_attn.main", f"--config={config}", f"--workdir={workdir}", *fields, *flags]
-
-
-def popen(arguments):
-  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
-  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-  return subprocess.Popen(arguments, cwd=ROOT, env=env, **pipes)
-
-
-def finish(process, expect=0):
-  out, err = process.communicate(timeout=PATIENCE)
-  assert process.returncode == expect, out + err
-  assert "Traceback" not in err
-  return out, err
-
-
-def run(workdir, overrides, *flags, expect=0, **kwargs):
-  return finish(popen(command(workdir, overrides, *flags, **kwargs)), expect)
+from entropy_attn import files
 
 
 def copy_of(workdir, tmp_path):
@@ -124,16 +98,16 @@ cli.run(main.define_flags, main.main)
 """
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, corpus, tmp_path, number):
+@pytest.mark.parametrize("number, step", [("SIGUSR1", 11), ("SIGTERM", 20)])  # an evaluation follows step 20
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, corpus, tmp_path, number, step):
   whole, _, _ = finished
   workdir = tmp_path / "stopped"
   arguments = command(workdir, corpus)
-  arguments[1:3] = ["-c", INTERRUPTED.format(step=11, number=number)]
+  arguments[1:3] = ["-c", INTERRUPTED.format(step=step, number=number)]
   err = finish(popen(arguments), expect=2)[1]
-  assert f"stopped by {number}: saved step 11" in err and "the same command resumes" in err
+  assert f"stopped by {number}: saved step {step}" in err and "the same command resumes" in err
   stopped_at = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-  assert stopped_at == 11
+  assert stopped_at == step
 
   _, err = run(workdir, corpus)
   assert f"resumed from step {stopped_at}" in err
@@ -142,16 +116,17 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finis
   for name, value in expected.items():
     np.testing.assert_array_equal(found[name], value, err_msg=name)
   timeless = lambda records: [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in records]
-  assert timeless(lines(workdir)) == timeless(lines(whole))
+  for kind in ("train", "eval"):
+    assert timeless(lines(workdir, kind)) == timeless(lines(whole, kind))
 
 
 def test_a_finished_run_is_left_as_it_is(finished, corpus, tmp_path):
   workdir = copy_of(finished[0], tmp_path)
-  before = {path: path.read_bytes() for path in workdir.glob("*.json*")}
-  out, err = run(workdir, corpus)
-  assert "is finished" in err
+  before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+  out, err = run(workdir, corpus | {"eval.batches": 1})
+  assert "is finished" in err and "(asked for now: eval.batches: 3 → 1)" in err
   assert out == finished[1]
-  assert all(path.read_bytes() == content for path, content in before.items() if path.name != "environment.json")
+  assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_refuses_another_config_and_names_the_fields(finished, corpus):
@@ -169,6 +144,7 @@ def truncate(step_folder):
 
 def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(finished, corpus, tmp_path):
   workdir = copy_of(finished[0], tmp_path)
+  (workdir / "summary.json").unlink()
   truncate(workdir / "checkpoints" / "24")
   _, err = run(workdir, corpus)
   assert "checkpoint 24 cannot be read" in err
@@ -178,11 +154,12 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(finishe
   for name, value in expected.items():
     np.testing.assert_array_equal(found[name], value, err_msg=name)
 
+  (workdir / "summary.json").unlink()
   for step in (16, 24):
     truncate(workdir / "checkpoints" / str(step))
   _, err = run(workdir, corpus, expect=2)
-  assert "no checkpoint of" in err
-  assert (workdir / "checkpoints_unreadable" / "16").is_dir()
+  assert "none of the 2 checkpoints" in err
+  assert (workdir / "checkpoints" / "16").is_dir()
 
 
 def test_evaluation_of_any_checkpoint(finished, corpus, tmp_path):
@@ -197,6 +174,52 @@ def test_evaluation_of_any_checkpoint(finished, corpus, tmp_path):
   result = json.loads(target.read_text())
   assert (result["step"], result["context_length"]) == (16, 8)
   assert result["tokens"] > 3 * 8 * 15
+
+
+def test_other_text_is_evaluated_with_the_runs_tokenizer_and_named(finished, corpus, tmp_path):
+  """Another split would train another tokenizer, for whose ids the model has never been trained."""
+  workdir, target = finished[0], tmp_path / "figures.json"
+  _, err = run(workdir, corpus | {"data.valid_fraction": 0.5, "eval.batches": 0}, "--mode=eval", f"--json={target}")
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert json.loads(target.read_text())["loss"] == pytest.approx(summary["loss"], rel=0.05)
+  assert "note: this is not the run's own evaluation" in err
+  for part in ("data.valid_fraction: 0.05 → 0.5", "eval.batches: 3 → 0", "valid: ", "validation files were trained on"):
+    assert part in err
+
+
+def test_a_run_goes_on_only_with_its_text(corpus, tmp_path):
+  texts = shutil.copytree(corpus["data.path"], tmp_path / "text")
+  workdir = texts / "runs" / "a#[b]"  # below the text, which it is no part of
+  fields = corpus | {
+    "data.path": texts,
+    "data.data_dir": texts / "built",
+    "train.steps": 5,
+    "train.checkpoint_every": 2,
+  }
+  arguments = command(workdir, fields)
+  arguments[1:3] = ["-c", INTERRUPTED.format(step=3, number="SIGHUP")]
+  assert "stopped by SIGHUP: saved step 3" in finish(popen(arguments), expect=2)[1]
+  (texts / "added.py").write_text((texts / "bisect.py").read_text() * 3)
+  _, err = run(workdir, fields, expect=2)
+  assert "the text is not what the run" in err and "added.py" in err and "--accept_changed_text" in err
+  assert sorted(path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()) == ["2", "3"]
+  _, err = run(workdir, fields, "--accept_changed_text")
+  assert "note: from step 3 on another text, as accepted" in err and "added.py" in err
+  assert [record["step"] for record in lines(workdir)] == [1, 2, 3, 4, 5]
+  identity = json.loads((workdir / "dataset.json").read_text())
+  assert identity["earlier"][0]["until_step"] == 3
+  assert any(identity["earlier"][0][split]["digest"] != identity[split]["digest"] for split in ("train", "valid"))
+
+
+def test_records_without_a_checkpoint_are_kept_and_told(finished, corpus, tmp_path):
+  workdir = copy_of(finished[0], tmp_path)
+  shutil.rmtree(workdir / "checkpoints")
+  (workdir / "summary.json").write_text('{"status": "finis')
+  before = (workdir / "metrics.jsonl").read_bytes()
+  _, err = run(workdir, corpus | {"eval.every": 0})
+  assert "summary.json is damaged" in err and "no checkpoint was saved" in err
+  assert before in [path.read_bytes() for path in workdir.iterdir() if path.name.startswith("metrics")]
+  assert [record["step"] for record in lines(workdir)] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +310,7 @@ def test_a_fault_of_the_data_loses_no_step(tmp_path):
 
 def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
   (tmp_path / "run").mkdir()
-  folder.unfinished(tmp_path / "run" / "environment.json").symlink_to("/dev/full")
+  files.unfinished(tmp_path / "run" / "environment.json").symlink_to("/dev/full")
   _, err = run(tmp_path / "run", corpus, expect=2)
   assert err.strip().splitlines()[-1].startswith("error: no space left")
 

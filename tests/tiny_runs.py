@@ -1,6 +1,14 @@
-"""A model that trains in a second: the overrides of whole-run tests, and how they read its metrics."""
+"""A model that trains in a second: whole runs of the command as users start them, and their metrics."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from waiting import PATIENCE
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 STEPS = 24
 TINY = {
@@ -14,3 +22,25 @@ TINY = {
 def lines(workdir, kind="train"):
   records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   return [record for record in records if record["kind"] == kind]
+
+
+def command(workdir, overrides, *flags, config="configs/quickstart.py"):
+  fields = [f"--config.{name}={value}" for name, value in (TINY | overrides).items()]
+  return [sys.executable, "-m", "entropy_attn.main", f"--config={config}", f"--workdir={workdir}", *fields, *flags]
+
+
+def popen(arguments):
+  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  return subprocess.Popen(arguments, cwd=ROOT, env=env, **pipes)
+
+
+def finish(process, expect=0):
+  out, err = process.communicate(timeout=PATIENCE)
+  assert process.returncode == expect, out + err
+  assert "Traceback" not in err
+  return out, err
+
+
+def run(workdir, overrides, *flags, expect=0, **kwargs):
+  return finish(popen(command(workdir, overrides, *flags, **kwargs)), expect)

@@ -7,8 +7,7 @@ choices of linears. Time: about 40 minutes on two quiet cores; benchmarks/archit
 A run that turns non-finite is recorded as diverged: without LayerNorm that is a finding, and no failure.
 """
 
-from entropy_attn.config import ARCHITECTURES
-from entropy_attn.reparam import TARGETS
+from entropy_attn.config import ARCHITECTURES, CHOICES
 from entropy_attn.study import Run
 
 BUDGET = {"train.steps": 200, "train.batch_size": 16, "eval.every": 0, "eval.batches": 20}
@@ -18,5 +17,8 @@ def get_study():
   plain = [name for name, fields in ARCHITECTURES.items() if "reparam" not in fields]
   files = {name: f"configs/codeparrot_{name}.py:quick" for name in plain}
   for name in ("wnorm", "snorm"):
-    files |= {f"{name}_{targets}": f"configs/codeparrot_{name}.py:{targets},quick" for targets in TARGETS}
+    files |= {
+      f"{name}_{targets}": f"configs/codeparrot_{name}.py:{targets},quick"
+      for targets in CHOICES["model.reparam_targets"]
+    }
   return [Run(name, file, BUDGET | {"train.on_nonfinite": "record"}) for name, file in files.items()]

@@ -40,7 +40,7 @@ class PackedConfig(tfds.core.BuilderConfig):
 class PackedText(tfds.core.GeneratorBasedBuilder):
   """Fixed-length sequences of tokens, in the order in which they were packed."""
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("2.0.0")  # 1.0.0 kept no digest of its tokens
   url_infos = None  # nothing is downloaded; looking for checksums imports a package that TFDS does not require
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -81,9 +81,11 @@ class PackedText(tfds.core.GeneratorBasedBuilder):
         count, size = count + 1, size + len(record)
       writer.close()
       if not count:
+        left_out = ", ".join(f"{n:,} {why}" for why, n in self.builder_config.counts().get("skipped", {}).items() if n)
         raise UserError(
-          f"no document of the {split} split has model.context_length={self.builder_config.length} tokens: add text, "
-          "lower --config.model.context_length, or join documents with --config.data.packing=concat"
+          f"no document of the {split} split has model.context_length={self.builder_config.length} tokens"
+          f"{f' (files skipped: {left_out})' if left_out else ''}: add text, lower --config.model.context_length, or "
+          "join documents with --config.data.packing=concat"
         )
       infos.append(tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=size, filename_template=template))
     self.info.metadata.update(self.builder_config.counts())
@@ -98,17 +100,21 @@ class PackedSource:
   """
 
   def __init__(self, dataset: PackedText, split: str):
+    """Raises UserError when the file is damaged."""
     (path,) = dataset.info.splits[split].filepaths
+    self._path = pathlib.Path(path)
     # Without read-ahead and with a small buffer, since the order is random.
     self._reader = array_record_module.ArrayRecordReader(
       os.fspath(path), options="readahead_buffer_size:0,max_parallelism:1", file_reader_buffer_size=32_768
     )
     self._length = dataset.builder_config.length
     self._dtype = np.dtype(dataset.builder_config.dtype)
+    if not self._reader.ok() or len(self) != dataset.info.splits[split].num_examples:
+      raise UserError(_damaged(self._path, "it is gone, or not whole"))
     # A record is a tf.Example of fixed size that ends with its tokens.
-    first_T = dataset.info.features.deserialize_example_np(self._reader.read(0, 1)[0])[_FEATURE]
-    if len(self) != dataset.info.splits[split].num_examples or not np.array_equal(self.tokens([0])[0], first_T):
-      raise RuntimeError(f"{path} is not as this version of TFDS would have written it")
+    first_T = dataset.info.features.deserialize_example_np(self._read(0))[_FEATURE]
+    if not np.array_equal(self.tokens([0])[0], first_T):
+      raise UserError(_damaged(self._path, "it is not as this version of TFDS would have written it"))
 
   def __len__(self) -> int:
     return self._reader.num_records()
@@ -123,11 +129,22 @@ class PackedSource:
     return packing.example(self.tokens(indices))
 
   def tokens(self, indices: Sequence[int]) -> np.ndarray:
-    """The stored tokens [B, T] of the records at `indices`."""
+    """The stored tokens [B, T] of the records at `indices`.
+
+    Raises:
+      UserError: when one cannot be read.
+    """
     size = self._length * self._dtype.itemsize
-    records = [self._reader.read(i, i + 1)[0] for i in map(int, indices)]
-    joined = b"".join([record[-size:] for record in records])
+    joined = b"".join([self._read(i)[-size:] for i in map(int, indices)])
+    if len(joined) != size * len(indices):  # what is beyond the end of a cut file reads as nothing
+      raise UserError(_damaged(self._path, "a record is cut short"))
     return np.frombuffer(joined, self._dtype).reshape(-1, self._length)
+
+  def _read(self, index: int) -> bytes:
+    try:
+      return self._reader.read(index, index + 1)[0]
+    except (RuntimeError, ValueError, IndexError) as error:
+      raise UserError(_damaged(self._path, f"record {index}: {error}")) from error
 
 
 def build(root: pathlib.Path, config: PackedConfig) -> tuple[dict[str, PackedSource], dict]:
@@ -139,21 +156,37 @@ def build(root: pathlib.Path, config: PackedConfig) -> tuple[dict[str, PackedSou
     The source of each split, and the metadata that `config.counts` gave when it was built.
 
   Raises:
-    UserError: when a split is empty, or `root` cannot be written or is full.
+    UserError: when a split is empty, `root` cannot be written or is full, or what is there is damaged.
   """
   with _quiet():
     dataset = PackedText(data_dir=root, config=config, file_format="array_record")
-  once(pathlib.Path(dataset.data_dir), lambda: _prepare(dataset))
+  folder = pathlib.Path(dataset.data_dir)
+  once(folder, lambda: _prepare(dataset), own=folder.parents[1])
   # Opened anew: another process may have built it.
-  with _quiet():
-    dataset = PackedText(data_dir=root, config=config, file_format="array_record")
-  return {split: PackedSource(dataset, split) for split in SPLITS}, dict(dataset.info.metadata)
+  try:
+    with _quiet():
+      dataset = PackedText(data_dir=root, config=config, file_format="array_record")
+    metadata = dict(dataset.info.metadata)
+    if set(dataset.info.splits) != set(SPLITS) or not metadata.keys() >= set(SPLITS):
+      raise UserError(_damaged(folder, "its description lacks a split"))
+    return {split: PackedSource(dataset, split) for split in SPLITS}, metadata
+  except (OSError, ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+    raise UserError(_damaged(folder, str(error))) from error
+
+
+def _damaged(path: pathlib.Path, reason: str) -> str:
+  folder = path if path.is_dir() else path.parent
+  reason = " ".join(reason.split())[:200]
+  return f"{path} is damaged ({reason}): remove the folder {folder} and run the same command; it is built anew"
 
 
 def _prepare(dataset: PackedText) -> None:
   # TFDS would otherwise ask the network whether it hosts the dataset.
   with _quiet():
-    dataset.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    dataset.download_and_prepare(
+      download_dir=pathlib.Path(dataset.data_dir).parents[1] / "downloads",  # nothing comes, but it makes the folder
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Languini books: tokenised books read in place by memory map, dealt to the streams of a batch.
+"""Languini books: tokenised books read in place, dealt to the streams of a batch.
 
 On disk, below data.path: `file_list_{train,test_iid,…}.npy`, rows of (path, tokens); `books_{V}/<path>.npy`, one array
 of token ids a book. Nothing is copied and no book is opened before one of its tokens is asked for.
@@ -6,17 +6,29 @@ of token ids a book. Nothing is copied and no book is opened before one of its t
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import errno
 import functools
 import heapq
+import os
 import pathlib
 
 import numpy as np
 
-from entropy_attn.data import tokenizer
+from entropy_attn.data import identity, paths, tokenizer
 from entropy_attn.errors import UserError
 
+FOLDER = "data/languini"  # where data.path is empty
 END_OF_DOCUMENT = 2  # <D>
-_OPEN_BOOKS = 4096
+
+
+def _open_at_once() -> int:
+  """How many books stay open: a quarter of the descriptors that this process may have."""
+  try:
+    import resource
+  except ImportError:  # not a Unix
+    return 128
+  limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+  return 4096 if limit == resource.RLIM_INFINITY else max(8, min(4096, limit // 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Stream:
       book = int(np.searchsorted(self.starts, position, side="right")) - 1
       first, last = position - int(self.starts[book]), int(self.starts[book + 1] - self.starts[book]) - 1
       taken = min(last - first, count - done)
-      tokens[done : done + taken] = _open_book(folder, self.names[book], last)[first : first + taken]
+      tokens[done : done + taken] = _open_book(folder, self.names[book], last).read(first, taken)
       done += taken
       if done < count:
         tokens[done] = END_OF_DOCUMENT
@@ -134,14 +146,18 @@ class Windows:
     return stack([self[int(i)] for i in indices])
 
 
-def open_books(config) -> tuple[Streams, Windows, str]:
-  """The training streams (as many as train.batch_size), the evaluation windows, and a line that describes them.
+def open_books(config) -> tuple[Streams, Windows, str, dict[str, dict]]:
+  """Opens the books of data.path.
+
+  Returns:
+    The training streams (as many as train.batch_size), the evaluation windows, a line that describes them, and
+    `identity.of_split` of each split: the digest is of the file list, since no book is read before it is asked for.
 
   Raises:
     UserError: when files are missing, the vocabulary is another, or there are fewer books than streams.
   """
   data, length, vocab_size = config.data, config.model.context_length, config.model.vocab_size
-  root = pathlib.Path(data.path).expanduser()
+  root = paths.expand(data.path or FOLDER, "data.path")
   folder = _books_folder(root, vocab_size)
   train_names, train_lengths = _file_list(root, "train")
   valid_names, valid_lengths = _file_list(root, data.eval_split)
@@ -159,7 +175,17 @@ def open_books(config) -> tuple[Streams, Windows, str]:
     f"languini: {len(train_names)} books, {int(train_lengths.sum())} tokens in {streams} streams; "
     f"{data.eval_split}: {len(valid_names)} books, {int(valid_lengths.sum())} tokens in {len(valid)} windows"
   )
-  return train, valid, description
+  parts = {
+    "train": _identity(train_names, train_lengths, length, len(train)),
+    "valid": _identity(valid_names, valid_lengths, length, len(valid)),
+  }
+  return train, valid, description, parts
+
+
+def _identity(names: list[str], lengths: np.ndarray, length: int, sequences: int) -> dict:
+  rows = list(zip(names, lengths.tolist(), strict=True))
+  counts = {"sequences": sequences, "tokens": lengths.sum(), "documents": len(rows)}
+  return identity.of_split(counts, identity.digest_of([length, *rows]), {name: f"{n} tokens" for name, n in rows})
 
 
 def stack(records: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -191,6 +217,8 @@ def _file_list(root: pathlib.Path, split: str) -> tuple[list[str], np.ndarray]:
   try:
     rows = np.load(path)
     names, lengths = [str(name) for name in rows[:, 0]], rows[:, 1].astype(np.int64)
+  except OSError as error:
+    raise UserError(_unreadable(path, error.strerror or error)) from error
   except (ValueError, IndexError, EOFError) as error:
     raise UserError(f"{path} is not an array of (path, length) rows: copy it again from Languini Kitchen") from error
   if not names or lengths.min() < 1:
@@ -198,26 +226,69 @@ def _file_list(root: pathlib.Path, split: str) -> tuple[list[str], np.ndarray]:
   return names, lengths
 
 
-@functools.lru_cache(maxsize=_OPEN_BOOKS)
-def _open_book(folder: pathlib.Path, name: str, length: int) -> np.ndarray:
+class _Book:
+  """One book, open: read by position, so that no more than is asked for is read, and a cut file is an error."""
+
+  def __init__(self, path: pathlib.Path, length: int):
+    self._path = path
+    self._descriptor = -1
+    try:
+      mapped_n = np.load(path, mmap_mode="r")
+      shape, self._dtype, self._offset = mapped_n.shape, mapped_n.dtype, getattr(mapped_n, "offset", 0)
+      del mapped_n  # it would hold a descriptor, and end the process where the file becomes shorter
+      self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError as error:
+      raise UserError(_missing(path)) from error
+    except OSError as error:
+      if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise
+      raise UserError(_unreadable(path, error.strerror or error)) from error
+    except (ValueError, EOFError) as error:
+      raise UserError(f"{path} is not an array of token ids ({error}): tokenise this book again") from error
+    if shape != (length,) or self._dtype.kind not in "iu":
+      raise UserError(
+        f"{path} holds {self._dtype} of shape {shape}, its file list says {length} tokens: tokenise this book again"
+      )
+
+  def __del__(self):
+    if self._descriptor >= 0:
+      os.close(self._descriptor)
+
+  def read(self, first: int, count: int) -> np.ndarray:
+    """Tokens [count] from position `first`."""
+    wanted, start = count * self._dtype.itemsize, self._offset + first * self._dtype.itemsize
+    content = b""
+    while len(content) < wanted:
+      try:
+        part = os.pread(self._descriptor, wanted - len(content), start + len(content))
+      except OSError as error:
+        raise UserError(_unreadable(self._path, error.strerror)) from error
+      if not part:
+        raise UserError(_unreadable(self._path, "it became shorter"))
+      content += part
+    return np.frombuffer(content, self._dtype)
+
+
+@functools.lru_cache(maxsize=_open_at_once())
+def _open_book(folder: pathlib.Path, name: str, length: int) -> _Book:
   path = folder / (name if name.endswith(".npy") else f"{name}.npy")
   try:
-    tokens_n = np.load(path, mmap_mode="r")
-  except FileNotFoundError as error:
-    raise UserError(_missing(path)) from error
-  except (ValueError, EOFError) as error:
-    raise UserError(f"{path} is not an array of token ids ({error}): tokenise this book again") from error
-  if tokens_n.shape != (length,) or tokens_n.dtype.kind not in "iu":
-    raise UserError(
-      f"{path} holds {tokens_n.dtype} of shape {tokens_n.shape}, its file list says {length} tokens: "
-      "tokenise this book again"
-    )
-  return tokens_n
+    return _Book(path, length)
+  except OSError:  # others took the descriptors
+    _open_book.cache_clear()
+  try:
+    return _Book(path, length)
+  except OSError as error:
+    raise UserError(f"languini: {path} cannot be opened ({error.strerror}): raise the limit with ulimit -n") from error
 
 
 def _check_ids(tokens: np.ndarray, vocab_size: int) -> None:
   if (largest := int(tokens.max())) >= vocab_size:
     raise UserError(f"languini: a book holds the token {largest}, beyond model.vocab_size={vocab_size}")
+
+
+def _unreadable(path: pathlib.Path, reason) -> str:
+  return f"languini: {path} cannot be read ({reason}): mend it, and run the same command again"
 
 
 def _missing(path: pathlib.Path) -> str:

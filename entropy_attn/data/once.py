@@ -8,23 +8,31 @@ import shutil
 
 from absl import logging
 
+from entropy_attn import owned
 from entropy_attn.errors import UserError, is_disk_full
 from entropy_attn.locks import Lock
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
-def once(path: pathlib.Path, make: Callable[[], None]) -> None:
+def once(path: pathlib.Path, make: Callable[[], None], own: pathlib.Path) -> None:
   """Calls make(), which creates `path` by a rename, unless it exists; one process at a time.
+
+  Args:
+    path: what is made.
+    make: makes it.
+    own: a folder at or above that of `path`, which is marked as ours: its files are no text.
 
   Raises:
     UserError: when the folder of `path` cannot be written, or the disk is full.
   """
   if path.exists():
+    owned.mark(own)
     return
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.parent.with_name(f"{path.parent.name}.lock"), path):
+    owned.mark(own)
+    with _locked(path.parent / ".lock", path):
       if path.exists():
         return
       for leftover in path.parent.glob("incomplete.*"):  # of a build that was killed: we hold the lock

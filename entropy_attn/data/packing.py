@@ -1,6 +1,7 @@
 """Documents of tokens → sequences of exactly T tokens."""
 
 from collections.abc import Callable, Iterable, Iterator
+import hashlib
 
 import numpy as np
 
@@ -68,11 +69,13 @@ class Packer:
     self._documents, self._length = documents, length
     self._options = {"end_id": end_id} if how == "concat" else {}
     self._pack = PACKINGS[how]
-    self.counts: dict[str, dict[str, int]] = {}  # of each split whose blocks were asked for
+    # Of each split whose blocks were asked for; with the digest of all its sequences when they have passed.
+    self.counts: dict[str, dict[str, int | str]] = {}
 
   def blocks(self, split: str) -> Iterator[np.ndarray]:
     """Arrays [k, T], one a document."""
     counts = self.counts[split] = dict.fromkeys(("documents", "too short", "tokens", "sequences"), 0)
+    digest = hashlib.blake2b(str(self._length).encode(), digest_size=8)
 
     def counted() -> Iterator[np.ndarray]:
       for tokens in self._documents(split):
@@ -83,7 +86,9 @@ class Packer:
 
     for block in self._pack(counted(), self._length, **self._options):
       counts["sequences"] += len(block)
+      digest.update(block.astype("<u4").tobytes())  # whatever type they are stored in
       yield block
+    counts["digest"] = digest.hexdigest()
 
 
 def example(tokens_BxT: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,16 +3,25 @@
 from collections.abc import Iterator
 import dataclasses
 import hashlib
-import pathlib
 from typing import Protocol
 
 import grain
 import numpy as np
 
-from entropy_attn.data import builder, corpora, languini, packing, text_files
+from entropy_attn.data import builder, codeparrot, corpora, languini, packing, paths, text_files
+from entropy_attn.data import identity as identity_lib
 from entropy_attn.data import tokenizer as tokenizer_lib
 from entropy_attn.errors import UserError
+from entropy_attn.progress import say
 
+# Those of which a dataset is built, by data.name: each a function of config.data that gives a `corpora.Corpus`.
+_CORPORA = {
+  "python_source": text_files.python_source,
+  "codeparrot": codeparrot.codeparrot,
+  "text_files": text_files.text_files,
+}
+# What names the tokenizer where data.tokenizer is empty; without one it is trained on the text.
+_TOKENIZERS = {"codeparrot": codeparrot.TOKENIZER}
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)  # in batches
 
 
@@ -37,6 +46,9 @@ class Dataset:
     vocab_size: every token is below it.
     shuffle: whether training may take the sequences in any order; Languini's order is part of its definition.
     description: one line for the log.
+    tokenizer: that of the tokens; None: languini without data.tokenizer.
+    identity: what the figures depend on, plain JSON (`identity`).
+    token_bytes: int32 [V], the bytes of text that each token stands for; None: not known.
   """
 
   train: Sequences
@@ -44,34 +56,52 @@ class Dataset:
   vocab_size: int
   shuffle: bool
   description: str
+  tokenizer: tokenizer_lib.Tokenizer | None = None
+  identity: dict = dataclasses.field(default_factory=dict)
+  token_bytes: np.ndarray | None = None
 
 
-def prepare(config) -> Dataset:
+def prepare(config, tokenizer: tokenizer_lib.Tokenizer | None = None) -> Dataset:
   """Opens the dataset of `config.data`, after building it below data.data_dir if it is not there.
+
+  Args:
+    config: all of it; the data group says which text, the model group T and the size of the vocabulary.
+    tokenizer: that of a run, to be used in place of the one that the config names or would train.
 
   Raises:
     UserError: for a fault of the config or the text: what, where, and what to do.
   """
-  length, how = config.model.context_length, config.data.packing
+  if tokenizer is not None:
+    tokenizer_lib.check_fits(tokenizer, config.model.vocab_size, "the run's tokenizer")
   if config.data.name == corpora.IN_PLACE:
-    train, valid, description = languini.open_books(config)
-    return Dataset(train, valid, config.model.vocab_size, False, description)
-  root = pathlib.Path(config.data.data_dir).expanduser()
-  corpus = corpora.CORPORA[config.data.name](config.data)
-  tokenizer = tokenizer_lib.of_corpus(corpus, config, root)
+    return _in_place(config, tokenizer)
+  length, how = config.model.context_length, config.data.packing
+  corpus, opened = _open(config, tokenizer)
+  for note in corpus.notes:
+    say(note)
   packer = packing.Packer(
-    lambda split: tokenizer_lib.tokenize(corpus.documents(split), tokenizer), length, how, tokenizer.end_id
+    lambda split: tokenizer_lib.tokenize(corpus.documents(split), opened), length, how, opened.end_id
   )
-  identity = text_files.fingerprint((corpus.fingerprint, tokenizer.fingerprint, length, how))
+  key = text_files.fingerprint((corpus.fingerprint, opened.fingerprint, length, how))
   packed = builder.PackedConfig(
-    name=f"{corpus.name}-T{length}-V{tokenizer.vocab_size}-{how}-{identity}",
+    name=f"{corpus.name}-T{length}-V{opened.vocab_size}-{how}-{key}",
     length=length,
-    dtype=tokenizer.dtype,
+    dtype=opened.dtype,
     blocks=packer.blocks,
-    counts=lambda: {**packer.counts, "skipped": dict(corpus.skipped)},
+    counts=lambda: _metadata(corpus, packer),
   )
-  sources, counted = builder.build(root, packed)
-  return Dataset(sources["train"], sources["valid"], tokenizer.vocab_size, True, f"{corpus.name}: {_describe(counted)}")
+  sources, metadata = builder.build(paths.expand(config.data.data_dir, "data.data_dir"), packed)
+  parts = {split: identity_lib.of_split(c, c["digest"], c["files"]) for split, c in _splits(metadata)}
+  return Dataset(
+    train=sources["train"],
+    valid=sources["valid"],
+    vocab_size=opened.vocab_size,
+    shuffle=True,
+    description=f"{corpus.name}: {_describe(metadata, corpus.left_out)}",
+    tokenizer=opened,
+    identity=identity_lib.of_dataset(corpus.name, opened.fingerprint, length, how, parts),
+    token_bytes=opened.token_bytes,
+  )
 
 
 def open_tokenizer(config) -> tokenizer_lib.Tokenizer:
@@ -81,13 +111,56 @@ def open_tokenizer(config) -> tokenizer_lib.Tokenizer:
     UserError: as `prepare`; for languini without data.tokenizer.
   """
   if config.data.name != corpora.IN_PLACE:
-    corpus = corpora.CORPORA[config.data.name](config.data)
-    return tokenizer_lib.of_corpus(corpus, config, pathlib.Path(config.data.data_dir).expanduser())
-  if not config.data.tokenizer:
+    return _open(config, None)[1]
+  opened = _named_tokenizer(config)
+  if opened is None:
     raise UserError("languini: name its SentencePiece model, --config.data.tokenizer=books_16384.model")
-  tokenizer = tokenizer_lib.open_tokenizer(config.data.tokenizer)
-  tokenizer_lib.check_vocab_size(tokenizer.vocab_size, config.model.vocab_size, config.data.tokenizer)
-  return tokenizer
+  return opened
+
+
+def _open(config, tokenizer: tokenizer_lib.Tokenizer | None) -> tuple[corpora.Corpus, tokenizer_lib.Tokenizer]:
+  """The corpus of a config, and the tokenizer: the given one, or the config's."""
+  root = paths.expand(config.data.data_dir, "data.data_dir")
+  corpus = _CORPORA[config.data.name](config.data)
+  default = _TOKENIZERS.get(config.data.name, "")
+  return corpus, tokenizer or tokenizer_lib.of_corpus(corpus, config, root, default)
+
+
+def _in_place(config, tokenizer: tokenizer_lib.Tokenizer | None) -> Dataset:
+  train, valid, description, parts = languini.open_books(config)
+  opened = tokenizer or _named_tokenizer(config)
+  fingerprint = opened and opened.fingerprint
+  return Dataset(
+    train=train,
+    valid=valid,
+    vocab_size=config.model.vocab_size,
+    shuffle=False,
+    description=description,
+    tokenizer=opened,
+    identity=identity_lib.of_dataset(corpora.IN_PLACE, fingerprint, config.model.context_length, None, parts),
+    token_bytes=opened and opened.token_bytes,
+  )
+
+
+def _named_tokenizer(config) -> tokenizer_lib.Tokenizer | None:
+  if not config.data.tokenizer:
+    return None
+  opened = tokenizer_lib.open_tokenizer(config.data.tokenizer)
+  tokenizer_lib.check_fits(opened, config.model.vocab_size, f"data.tokenizer={config.data.tokenizer!r}")
+  return opened
+
+
+def _metadata(corpus: corpora.Corpus, packer: packing.Packer) -> dict:
+  """What a built dataset keeps of its making, when all splits have passed."""
+  splits = {split: {**counts, "files": {}} for split, counts in packer.counts.items()}
+  for split, counts in splits.items():
+    if "digest" in counts:
+      counts["files"] = corpus.files(split)
+  return {**splits, "skipped": dict(corpus.skipped), "mended": dict(corpus.mended)}
+
+
+def _splits(metadata: dict) -> Iterator[tuple[str, dict]]:
+  return ((split, metadata[split]) for split in builder.SPLITS)
 
 
 def train_iterator(dataset: Dataset, config, *, shard_index: int = 0, shard_count: int = 1) -> grain.DatasetIterator:
@@ -153,14 +226,19 @@ def _padded(source: Sequences, indices: range, rows: int) -> dict[str, np.ndarra
   return padded
 
 
-def _describe(counted: dict) -> str:
+def _describe(metadata: dict, left_out: dict[str, int]) -> str:
   splits = [
     f"{split} {c['sequences']:,} sequences of {c['tokens']:,} tokens in {c['documents']:,} files"
     f" ({c['too short']:,} shorter than a sequence)"
-    for split, c in ((split, counted[split]) for split in builder.SPLITS)
+    for split, c in _splits(metadata)
   ]
-  skipped = [f"{count:,} {reason}" for reason, count in sorted(counted["skipped"].items()) if count]
-  return "; ".join(splits) + (f"; files skipped: {', '.join(skipped)}" if skipped else "")
+  skipped = [f"{count:,} {reason}" for reason, count in sorted({**metadata["skipped"], **left_out}.items()) if count]
+  mended = sum(metadata["mended"].values())
+  return (
+    "; ".join(splits)
+    + (f"; files skipped: {', '.join(skipped)}" if skipped else "")
+    + (f"; unpaired surrogates replaced in {mended:,} files" if mended else "")
+  )
 
 
 def _rows_per_shard(field: str, size: int, shard_index: int, shard_count: int) -> int:

@@ -3,19 +3,21 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import re
 
-from absl import logging
 import numpy as np
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from entropy_attn.data import hub
+from entropy_attn.data import hub, paths
+from entropy_attn.data import token_bytes as token_bytes_lib
 from entropy_attn.data.once import once
 from entropy_attn.errors import UserError
+from entropy_attn.progress import timed
 
 END_OF_TEXT = "<|endoftext|>"
 _END_NAMES = (END_OF_TEXT, "</s>", "<D>", "<eos>", "<|end_of_text|>")
@@ -23,6 +25,9 @@ _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 4_000_000
 # BPE counts every distinct word, and more text than this no longer changes its merges much.
 _TRAINING_CHARACTERS = 200_000_000
+# The time to train on a word is quadratic in its length. No word of a language is as long as this.
+_LONGEST_WORD = 10_000
+_LONG_WORD = re.compile(rf"(?<!\S)\S{{{_LONGEST_WORD + 1},}}|(?<!\s)\s{{{_LONGEST_WORD + 1},}}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +35,14 @@ class Tokenizer:
   """Text ↔ token ids.
 
   Attributes:
-    vocab_size: ids are in [0, vocab_size).
+    vocab_size: the largest id and one: ids are in [0, vocab_size), where some may be of no entry.
     end_id: the end-of-text token, or None where the vocabulary has none.
-    fingerprint: 16 hex digits of its file's content.
-    file: the name and content of one file that opens as this tokenizer.
+    fingerprint: 16 hex digits of the content of `file`.
+    file: the name and content of one file that opens as this tokenizer, with `open_file`.
     encode_batch: texts → lists of ids, without special tokens.
     decode: ids → text.
+    entries: how many tokens it has; None: vocab_size.
+    token_bytes: int32 [vocab_size], the bytes of text that each token stands for (`token_bytes`); None: not known.
   """
 
   vocab_size: int
@@ -44,6 +51,8 @@ class Tokenizer:
   file: tuple[str, bytes]
   encode_batch: Callable[[list[str]], list[list[int]]]
   decode: Callable[[Sequence[int]], str]
+  entries: int | None = None
+  token_bytes: np.ndarray | None = None
 
   @property
   def dtype(self) -> type:
@@ -59,7 +68,7 @@ def open_tokenizer(name: str) -> Tokenizer:
   Raises:
     UserError: when there is no such file, folder or repository, or when it cannot be read.
   """
-  path = pathlib.Path(name).expanduser()
+  path = paths.expand(name, "data.tokenizer")
   if not path.exists():
     if path.suffix in (".json", ".model") or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
       raise UserError(
@@ -67,7 +76,7 @@ def open_tokenizer(name: str) -> Tokenizer:
       )
     path = _from_hub(name)
   if path.is_file():
-    return _sentencepiece(path) if path.suffix == ".model" else _json(path)
+    return open_file(path)
   if (path / "tokenizer.json").is_file():
     return _json(path / "tokenizer.json")
   if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
@@ -75,32 +84,43 @@ def open_tokenizer(name: str) -> Tokenizer:
   raise UserError(f"data.tokenizer={name!r}: {path} holds neither tokenizer.json nor vocab.json with merges.txt")
 
 
-def of_corpus(corpus, config, root: pathlib.Path) -> Tokenizer:
+def open_file(path: pathlib.Path) -> Tokenizer:
+  """Opens a tokenizer that is one file: a SentencePiece .model, else a tokenizers JSON, such as `Tokenizer.file`.
+
+  Raises:
+    UserError: when it cannot be read, or is damaged.
+  """
+  return _sentencepiece(path) if path.suffix == ".model" else _json(path)
+
+
+def of_corpus(corpus, config, root: pathlib.Path, default: str = "") -> Tokenizer:
   """The tokenizer that a config names for a corpus; else one trained once on the corpus's text and kept below `root`.
 
-  python_source always trains its own, and codeparrot never does.
+  codeparrot has a default and never trains one.
 
   Args:
     corpus: a `corpora.Corpus`.
     config: its data group names the tokenizer, its model group the size of the vocabulary.
+    default: what names it where data.tokenizer is empty; "": one is trained.
 
   Raises:
     UserError: when the named one cannot be opened or has another size, or the text is too small to train one.
   """
-  data, vocab_size = config.data, config.model.vocab_size
-  if data.name != "python_source" and data.tokenizer:
-    tokenizer = open_tokenizer(data.tokenizer)
-    check_vocab_size(tokenizer.vocab_size, vocab_size, f"data.tokenizer={data.tokenizer!r}")
+  vocab_size = config.model.vocab_size
+  if name := config.data.tokenizer or default:
+    tokenizer = open_tokenizer(name)
+    check_fits(tokenizer, vocab_size, f"data.tokenizer={name!r}")
     return tokenizer
-  path = root / "tokenizers" / f"{corpus.name}-V{vocab_size}-{corpus.fingerprint}.json"
+  folder = root / "tokenizers"
+  path = folder / f"{corpus.name}-V{vocab_size}-{corpus.fingerprint}.json"
 
   def make() -> None:
-    logging.info("training a byte-level BPE of %d entries on the training text", vocab_size)
     unfinished = path.with_name(f"incomplete.{path.name}")
-    train(corpus.documents("train"), vocab_size, unfinished)
+    what = f"training a byte-level BPE of {vocab_size:,} entries on the training text"
+    timed(what, lambda: train(corpus.documents("train"), vocab_size, unfinished))
     os.replace(unfinished, path)
 
-  once(path, make)
+  once(path, make, own=folder)
   return _json(path)
 
 
@@ -108,7 +128,8 @@ def train(texts: Iterable[str], vocab_size: int, path: pathlib.Path) -> None:
   """Trains a byte-level BPE of exactly `vocab_size` entries and writes it to `path`.
 
   Its first entry is the end-of-text token, the next 256 are the bytes: no text is out of its vocabulary. Merges seen
-  once count too, so that a small corpus reaches a large vocabulary. It reads the first 200 M characters.
+  once count too, so that a small corpus reaches a large vocabulary. It reads the first 200 M characters, and cuts words
+  of more than 10,000.
 
   Raises:
     UserError: when `vocab_size` is below 257, or the text too small to fill it.
@@ -156,12 +177,33 @@ def check_vocab_size(found: int, wanted: int, what: str) -> None:
     raise UserError(f"{what} has {found} entries but model.vocab_size={wanted}: use --config.model.vocab_size={found}")
 
 
+def check_fits(tokenizer: Tokenizer, wanted: int, what: str) -> None:
+  """Raises UserError unless the model's vocabulary is the tokenizer's: all ids up to the largest."""
+  if tokenizer.entries in (None, tokenizer.vocab_size):
+    check_vocab_size(tokenizer.vocab_size, wanted, what)
+  elif tokenizer.vocab_size != wanted:
+    raise UserError(
+      f"{what} has {tokenizer.entries} entries, but the largest id is {tokenizer.vocab_size - 1} and "
+      f"model.vocab_size={wanted}: use --config.model.vocab_size={tokenizer.vocab_size}"
+    )
+
+
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
   for text in texts:
     if characters <= 0:
       return
     characters -= len(text)
-    yield text
+    yield from _without_long_words(text)
+
+
+def _without_long_words(text: str) -> Iterator[str]:
+  """The text, cut within words that are too long to train on; as it is where it has none."""
+  done = 0
+  for word in _LONG_WORD.finditer(text):
+    for cut in range(word.start() + _LONGEST_WORD, word.end(), _LONGEST_WORD):
+      yield text[done:cut]
+      done = cut
+  yield text[done:]
 
 
 def _byte_level(model) -> tokenizers.Tokenizer:
@@ -172,11 +214,12 @@ def _byte_level(model) -> tokenizers.Tokenizer:
 
 
 def _json(path: pathlib.Path) -> Tokenizer:
+  content = _read(path)
   try:
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8-sig"))
   except Exception as error:  # the Rust library raises this very class
-    raise UserError(f"data.tokenizer: {path} is not a tokenizers JSON file ({error})") from error
-  return _wrap(tokenizer, path.read_bytes())
+    raise UserError(f"data.tokenizer: {path} is not a tokenizers JSON file ({_line(error)})") from error
+  return _wrap(tokenizer)
 
 
 def _vocab_and_merges(folder: pathlib.Path) -> Tokenizer:
@@ -184,46 +227,65 @@ def _vocab_and_merges(folder: pathlib.Path) -> Tokenizer:
   try:
     tokenizer = _byte_level(models.BPE.from_file(str(vocab), str(merges)))
   except Exception as error:  # the Rust library raises this very class
-    raise UserError(f"data.tokenizer: {folder} holds no readable vocab.json and merges.txt ({error})") from error
+    raise UserError(f"data.tokenizer: {folder} holds no readable vocab.json and merges.txt ({_line(error)})") from error
   known = tokenizer.get_vocab()
   tokenizer.add_special_tokens([name for name in _END_NAMES if name in known])
-  return _wrap(tokenizer, vocab.read_bytes() + merges.read_bytes())
+  return _wrap(tokenizer)
 
 
-def _wrap(tokenizer: tokenizers.Tokenizer, content: bytes) -> Tokenizer:
+def _wrap(tokenizer: tokenizers.Tokenizer) -> Tokenizer:
   tokenizer.no_truncation()  # a saved tokenizer may cut or pad
   tokenizer.no_padding()
   ends = [tokenizer.token_to_id(name) for name in _END_NAMES]
+  end_id = next((end for end in ends if end is not None), None)
+  content = tokenizer.to_str()
+  vocabulary = tokenizer.get_vocab()
+  vocab_size = max(vocabulary.values(), default=-1) + 1
 
   def encode_batch(texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
   return Tokenizer(
-    vocab_size=tokenizer.get_vocab_size(),
-    end_id=next((end for end in ends if end is not None), None),
-    fingerprint=hashlib.blake2b(content, digest_size=8).hexdigest(),
-    file=("tokenizer.json", tokenizer.to_str().encode()),
+    vocab_size=vocab_size,
+    end_id=end_id,
+    fingerprint=hashlib.blake2b(content.encode(), digest_size=8).hexdigest(),
+    file=("tokenizer.json", content.encode()),
     encode_batch=encode_batch,
     decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=False),
+    entries=len(vocabulary),
+    token_bytes=token_bytes_lib.of_json(json.loads(content), vocab_size, end_id),
   )
 
 
 def _sentencepiece(path: pathlib.Path) -> Tokenizer:
-  content = path.read_bytes()
+  content = _read(path)
   model = sentencepiece.SentencePieceProcessor()
   try:
     model.LoadFromSerializedProto(content)
   except RuntimeError as error:
-    raise UserError(f"data.tokenizer: {path} is not a SentencePiece model ({error})") from error
+    raise UserError(f"data.tokenizer: {path} is not a SentencePiece model ({_line(error)})") from error
   pieces = {model.IdToPiece(i): i for i in range(model.GetPieceSize())}
+  end_id = next((pieces[name] for name in _END_NAMES if name in pieces), None)
   return Tokenizer(
     vocab_size=model.GetPieceSize(),
-    end_id=next((pieces[name] for name in _END_NAMES if name in pieces), None),
+    end_id=end_id,
     fingerprint=hashlib.blake2b(content, digest_size=8).hexdigest(),
     file=("tokenizer.model", content),
     encode_batch=lambda texts: model.Encode(texts, out_type=int),
     decode=lambda ids: model.Decode([int(i) for i in ids]),
+    token_bytes=token_bytes_lib.of_sentencepiece(model, end_id),
   )
+
+
+def _read(path: pathlib.Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise UserError(f"data.tokenizer: {path} cannot be read ({error.strerror}): name another file") from error
+
+
+def _line(error: Exception) -> str:
+  return " ".join(str(error).split())[:200]
 
 
 def _from_hub(name: str) -> pathlib.Path:

@@ -5,15 +5,7 @@
 What is fitted is fixed: the table is the same on every machine, but for rounding.
 """
 
-import dataclasses
-import json
-import math
-
-import numpy as np
-
-from entropy_attn import cli
-from entropy_attn.private.program import squares
-from entropy_attn.private.program.fits import fit_chain, starting_points
+from entropy_attn import cli, paths
 
 
 def define_flags() -> None:
@@ -22,6 +14,16 @@ def define_flags() -> None:
 
 def main() -> None:
   """Fits all, and writes the table."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  import dataclasses
+  import json
+  import math
+
+  import numpy as np
+
+  from entropy_attn.private.program import squares
+  from entropy_attn.private.program.fits import fit_chain, starting_points
+
   weight = lambda x: 1 / (np.exp(x) + squares.SOFTEN)
   tail = np.vectorize(lambda x: x * 0.5 * math.erfc(x / math.sqrt(2)))
   end, fits = squares.GELU_END, []
@@ -31,10 +33,10 @@ def main() -> None:
       fits.append(fit_chain(np.exp, weight, low, 0.0, k, affine=False, starts=starts))
       print(f"exp on [{low:g}, 0], {k} squares: error {fits[-1].error:.1e}", flush=True)
   gelu = fit_chain(tail, np.ones_like, 0.0, end, 3, affine=True, starts=starting_points(0.0, end, 3))
-  print(f"GELU's tail, 3 squares: error {gelu.error:.1e}")
   found = {"exponential": fits, "gelu_tail": [gelu]}
   lines = {name: [dataclasses.asdict(chain) for chain in chains] for name, chains in found.items()}
-  squares.TABLE.write_text(json.dumps(lines, indent=1) + "\n")
+  paths.write_text(squares.TABLE, json.dumps(lines, indent=1) + "\n", "the table")
+  print(f"GELU's tail, 3 squares: error {gelu.error:.1e}")
 
 
 if __name__ == "__main__":

@@ -6,56 +6,55 @@
 Predictions are those of `cost`; engine runs are profiles recorded in --measured, and those that --run adds to WORKDIR.
 """
 
-from collections.abc import Mapping
 import pathlib
 
 from absl import flags
-from matplotlib.figure import Figure
-import numpy as np
 
-from entropy_attn import cli, published
+from entropy_attn import cli, files, paths, published
 from entropy_attn.errors import UserError
-from entropy_attn.private.parties import measure
-from entropy_attn.private.price import predict
-from entropy_attn.private.price.comparison import KINDS, compare, config_of, find_run, measured_runs
-from entropy_attn.private.program.spec import transforms_for
-from entropy_attn.published import Row
-from entropy_attn.report import costs, tables
-from entropy_attn.run import folder, pretrained
 
 FLAGS = flags.FLAGS
-BANDWIDTHS = np.geomspace(10, 10_000, 61)  # Mbit/s
 
 
 def define_flags() -> None:
   """Defines the command's flags."""
-  flags.DEFINE_string("workdir", None, "Folder for audit.json and the figures.")
-  flags.DEFINE_string("measured", "benchmarks/private", "Folder of recorded profiles.")
+  cli.define_path("workdir", None, "Folder for audit.json and the figures.")
+  cli.define_path("measured", "benchmarks/private", "Folder of recorded profiles.")
   flags.DEFINE_bool("run", False, "Run the engine for rows of 128 tokens that have no recorded profile.")
   cli.define_json()
+  cli.add_check(check_flags)
+
+
+def check_flags() -> None:
+  """Raises UserError where it is not said where the figures go."""
+  if FLAGS.workdir is None:
+    raise UserError("--workdir=DIR is missing: where the figures go")
 
 
 def main() -> None:
   """Compares, with engine runs first where --run asks for them; prints and saves it."""
-  if not FLAGS.workdir:
-    raise UserError("--workdir=DIR is missing: where the figures go")
-  workdir = pathlib.Path(FLAGS.workdir)
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn.private.price.audit_tables import pictures, text
+  from entropy_attn.private.price.comparison import KINDS, compare, find_run, measured_runs
+  from entropy_attn.run import folder
+
+  workdir = FLAGS.workdir
   engine_runs = workdir / "runs"
-  engine_runs.mkdir(parents=True, exist_ok=True)
-  folders = [pathlib.Path(FLAGS.measured), engine_runs]
+  paths.make_folder(engine_runs, "--workdir")
+  folders = [FLAGS.measured, engine_runs]
   if FLAGS.run:
     for row in (row for row in published.ROWS if row.length == 128 and row.layers == 12):
       for kind in KINDS:
         if find_run(measured_runs(folders), row, kind) is None:
           run_engine(row, kind, engine_runs)
   result = compare(measured_runs(folders))
-  print(text(result))
+  saved = [files.write_json(workdir / "audit.json", result), *folder.write_figures(workdir, pictures(result))]
   cli.write_json(result)
-  saved = [folder.write_json(workdir, "audit.json", result), *folder.write_figures(workdir, pictures(result))]
+  print(text(result))
   print(f"\nsaved in {workdir}: {', '.join(path.name for path in saved)}")
 
 
-def run_engine(row: Row, kind: str, runs: pathlib.Path) -> None:
+def run_engine(row: published.Row, kind: str, runs: pathlib.Path) -> None:
   """Runs two layers of a row's model, and writes the profile.
 
   Args:
@@ -65,141 +64,16 @@ def run_engine(row: Row, kind: str, runs: pathlib.Path) -> None:
   Raises:
     UserError: for what the user can mend.
   """
+  from entropy_attn.private.parties import measure
+  from entropy_attn.private.price.comparison import KINDS, config_of
+  from entropy_attn.private.program.spec import transforms_for
+  from entropy_attn.run import pretrained
+
   config = config_of(row)
   print(f"running {row.model}, {kind}: two of {row.layers} layers", flush=True)
   transforms = transforms_for(config.model, KINDS[kind])
   result = measure.profile(pretrained.untrained(config), transforms, length=row.length, layers=2)
-  folder.write_json(runs, f"{row.name}_{kind}.json", result)
-
-
-def text(result: Mapping) -> str:
-  """The audit as tables.
-
-  Args:
-    result: of `comparison.compare`.
-  """
-  parts = [_bytes_table(result["rows"]), _ladder_tables(result["ladders"]), _causes(result), _gelu(result)]
-  return "\n\n".join([*parts, _latency(result), *([_errors(result)] if result["errors"] else [])])
-
-
-def _bytes_table(rows) -> str:
-  gb = lambda run: f"{run['total_bytes'] / 1e9:.2f}" if run else "–"
-  head = ("table", "model", "published", "stock", "engine run", "ours", "engine run", "published / ours", "rounds")
-  lines = [
-    (
-      str(row["table"]), row["model"], f"{row['gigabytes']:.2f}", gb(row["stock"]), gb(row["stock_measured"]),
-      gb(row["ours"]), gb(row["ours_measured"]), f"{row['gigabytes'] * 1e9 / row['ours']['total_bytes']:.1f}",
-      f"{row['ours']['rounds']:,.0f}",
-    )
-    for row in rows
-  ]  # fmt: skip
-  layers = sorted({f"{m['measured_layers']} of {m['num_layers']}" for row in rows for m in
-                   (row["stock_measured"], row["ours_measured"]) if m})  # fmt: skip
-  note = "No engine runs yet."
-  if layers:
-    note = f"Engine runs: {', '.join(layers)} layers run, the rest extrapolated. "
-    note += "Predictions take four squares an exponential, a run what its model needs."
-  title = "GB of one inference, both ways, by the cost model unless it says engine run"
-  return f"{title}\n\n{tables.text(head, lines, left=(0, 1))}\n{note}"
-
-
-def _ladder_tables(ladders) -> str:
-  parts = []
-  for name, steps in ladders.items():
-    lines = [
-      (s["step"], f"{s['total_bytes'] / 1e9:.3f}", f"{s['saved_bytes'] / 1e9:+.3f}" if s["saved_bytes"] else "",
-       f"{s['rounds']:,.0f}")
-      for s in steps
-    ]  # fmt: skip
-    parts.append(tables.text((f"{name}, T=128", "GB", "saved", "rounds"), lines))
-  return "\n\n".join(parts)
-
-
-def _causes(result) -> str:
-  kinds = ("published", *KINDS)
-  lines = [
-    (row["model"], *(f"{row[part][kind]:.2f}" for part in ("layer", "rest") for kind in kinds))
-    for row in result["per_layer"]
-  ]
-  head = ("GB at T=128", *(f"{part}, {kind}" for part in ("a layer", "all else") for kind in kinds))
-  return (
-    tables.text(head, lines)
-    + "\nFrom 12 and 18 layers (Tables 3 and 8). Outside of the layers the stock program here is cheaper than the "
-    "published one:\nits client makes the embedding's one-hot rows itself, and weights stay with the server, unshared. "
-    "Of ours the last\nlayer costs a fraction of a layer, which lowers all else."
-  )
-
-
-def _gelu(result) -> str:
-  lines = [
-    (f"Table {row['table']}", *(f"{row[name]:,.0f}" for name in ("published", *KINDS)))
-    for row in result["gelu_bytes_an_element"]
-  ]
-  first = {row["model"]: row for row in result["rows"] if row["table"] == 3}
-  ratio = lambda get: get(first["SM+LN+G"]) / get(first["SM+ScFuFFN"])
-  return (
-    tables.text(("bytes of a GELU above a ReLU, an element", "published", *KINDS), lines)
-    + f"\nSM+LN+G costs {ratio(lambda r: r['gigabytes']):.1f} times SM+ScFuFFN as published, "
-    f"{ratio(lambda r: r['stock']['total_bytes']):.1f} times in the stock program, and "
-    f"{ratio(lambda r: r['ours']['total_bytes']):.1f} times where both are made cheap."
-  )
-
-
-def _latency(result) -> str:
-  head = (
-    "table",
-    "model",
-    "published GB",
-    "published min",
-    "min at 100 Mbit/s",
-    "MB/s it would take",
-    "ours: LAN",
-    "WAN",
-  )
-  lines = []
-  for row in result["rows"]:
-    ours = [predict.latency(row["ours"], *line) / 60 for line in predict.LINES.values()]
-    lines.append(
-      (str(row["table"]), row["model"], f"{row['gigabytes']:.2f}", f"{row['minutes']:.2f}",
-       f"{row['minutes_at_100_megabits']:.1f}", f"{row['megabytes_per_second_of_published']:.0f}",
-       *(f"{minutes:.1f} min" for minutes in ours))
-    )  # fmt: skip
-  shorter = sum(row["minutes_at_100_megabits"] > row["minutes"] for row in result["rows"])
-  both = sum(row["minutes_at_100_megabits"] / 2 > row["minutes"] for row in result["rows"])
-  every = "all" if shorter == len(lines) else f"{shorter} of"
-  return (
-    tables.text(head, lines, left=(0, 1))
-    + f"\nOn the stated line of 100 Mbit/s {every} {len(lines)} published latencies are shorter than their own bytes "
-    f"take, {both} even where both directions run at once,\nand without a round trip: taken on a faster line. "
-    "Ours includes the computation of two cores; the paper had 32 threads."
-  )
-
-
-def _errors(result) -> str:
-  lines = [
-    (e["file"].removesuffix(".json"), f"{e['total_bytes'] / 1e6:,.1f}", f"{e['rounds']:,.0f}",
-     *(f"{100 * e['relative_error'][name]:+.1f} %" for name in ("total_bytes", "rounds")))
-    for e in result["errors"]
-  ]  # fmt: skip
-  return tables.text(("engine run", "MB", "rounds", "predicted: bytes", "rounds"), lines)
-
-
-def pictures(result: Mapping) -> dict[str, Figure]:
-  """bytes: stacked by operation, with the published marks; latency: against bandwidth."""
-  first = [row for row in result["rows"] if row["table"] == 3 and not row["model"].startswith("EReg")]
-  bars, marks = {}, {}
-  for row in first:
-    for kind in KINDS:
-      bars[f"{row['model']}, {kind}"] = row[kind]["by_operation"]
-    marks[f"{row['model']}, stock"] = row["gigabytes"] * 1e9
-  curves = {
-    f"{row['model']}, {kind}": (BANDWIDTHS, [predict.latency(row[kind], b, 80.0) for b in BANDWIDTHS])
-    for row in first
-    for kind in KINDS
-  }
-  points = {row["model"]: (100.0, row["minutes"] * 60) for row in first}
-  title = "12 layers, 128 tokens, round trips of 80 ms, computation of two cores"
-  return {"bytes": costs.bytes_by_operation(bars, marks), "latency": costs.latency(curves, points, title)}
+  files.write_json(runs / f"{row.name}_{kind}.json", result)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ What is measured is fixed; seconds are those of this machine.
 import json
 import sys
 
-from entropy_attn import cli
-from entropy_attn.private.parties import calibration
+from entropy_attn import cli, paths
 from entropy_attn.private.price import protocols
 
 
@@ -19,7 +18,10 @@ def define_flags() -> None:
 
 def main() -> None:
   """Measures, and writes the table."""
-  protocols.TABLE.write_text(json.dumps(calibration.constants(), indent=1) + "\n")
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn.private.parties import calibration
+
+  paths.write_text(protocols.TABLE, json.dumps(calibration.constants(), indent=1) + "\n", "the table")
   print(f"wrote {protocols.TABLE}", file=sys.stderr)
 
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from absl import flags as absl_flags
 
 from entropy_attn import cli
-from entropy_attn.errors import UserError
 from entropy_attn.private import flags
 from entropy_attn.private.price.account import table
-from entropy_attn.private.price.predict import LINES, latency, of_config
+from entropy_attn.private.price.lines import LINES, latency, parse
 
 FLAGS = absl_flags.FLAGS
 
@@ -28,33 +27,20 @@ def define_flags() -> None:
     "compute", 1.0, "Of the computation's seconds on two cores, the part that another machine takes.", lower_bound=0.0
   )
   cli.define_json()
+  cli.add_check(lambda: [parse(line) for line in FLAGS.line])
 
 
 def main() -> None:
   """Prints the prediction."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn.private.price.predict import of_config
+
   config = cli.load_config()
-  lines = {name: parse_line(name) for name in FLAGS.line}
+  lines = {name: parse(name) for name in FLAGS.line}
   result = of_config(config, flags.transforms_of(config.model), FLAGS.length)
   result["latency_seconds"] = {name: latency(result, *line, FLAGS.compute) for name, line in lines.items()}
-  print(text(result, lines))
   cli.write_json(result)
-
-
-def parse_line(text: str) -> tuple[float, float]:
-  """Mbit/s and round-trip time in ms of LAN, WAN, or 'MBIT,RTT'.
-
-  Raises:
-    UserError: for anything else.
-  """
-  if text in LINES:
-    return LINES[text]
-  try:
-    megabits, rtt = map(float, text.split(","))
-    if megabits > 0 and rtt >= 0:
-      return megabits, rtt
-  except ValueError:
-    pass
-  raise UserError(f"--line={text!r} is neither {', '.join(LINES)} nor MBIT,RTT such as 300,20")
+  print(text(result, lines))
 
 
 def text(result: Mapping, lines: Mapping[str, tuple[float, float]]) -> str:

@@ -5,32 +5,37 @@ from absl import flags
 from entropy_attn import cli
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties.sockets import Tls
-from entropy_attn.private.program import ranges
+from entropy_attn.private.program import squares
 from entropy_attn.private.program.spec import Transforms, transforms_for
-from entropy_attn.run import pretrained
 
 FLAGS = flags.FLAGS
 
 
 def define_model() -> None:
   """Defines --checkpoint, --step and --config, for `load_model`."""
-  flags.DEFINE_string("checkpoint", None, "A run's folder: its newest checkpoint.")
+  cli.define_path("checkpoint", None, "A run's folder: its newest checkpoint.")
   flags.DEFINE_integer("step", None, "With --checkpoint: that of this step.")
-  cli.define_config()
+  cli.define_config(required=False)
+  cli.add_check(_check_model)
 
 
-def load_model() -> pretrained.Pretrained:
-  """The model that the flags name.
+def _check_model() -> None:
+  if FLAGS.checkpoint is None and FLAGS.step is not None:
+    raise UserError("--step needs --checkpoint")
+  if FLAGS.checkpoint is None and FLAGS.config is None:
+    raise UserError("name a model: --checkpoint=RUN, or --config=FILE for an untrained one")
+
+
+def load_model():
+  """The `run.pretrained.Pretrained` that the flags name.
 
   Raises:
-    UserError: without --checkpoint or --config, or for one that cannot be read.
+    UserError: for one that cannot be read.
   """
-  if FLAGS.checkpoint:
+  from entropy_attn.run import pretrained  # only here: it imports JAX, which the flags of a mistyped command need not
+
+  if FLAGS.checkpoint is not None:
     return pretrained.load(FLAGS.checkpoint, FLAGS.step)
-  if FLAGS.step is not None:
-    raise UserError("--step needs --checkpoint")
-  if FLAGS.config is None:
-    raise UserError("name a model: --checkpoint=RUN, or --config=FILE for an untrained one")
   return pretrained.untrained(cli.load_config())
 
 
@@ -52,7 +57,7 @@ def transforms_of(model_config) -> Transforms:
 
 def define_error() -> None:
   """Defines --error."""
-  flags.DEFINE_float("error", ranges.ERROR, "Of each layer's exponential: see private.program.squares.")
+  flags.DEFINE_float("error", squares.ERROR, "Of each layer's exponential: see private.program.squares.")
 
 
 def define_length() -> None:
@@ -67,11 +72,12 @@ def define_threads() -> None:
 
 def define_party() -> None:
   """Defines what a party over the network needs, for `party`: --tls_cert, --tls_key, --tls_ca, --timeout, --threads."""
-  flags.DEFINE_string("tls_cert", None, "This party's certificate, PEM; with --tls_key and --tls_ca.")
-  flags.DEFINE_string("tls_key", None, "Its key, PEM.")
-  flags.DEFINE_string("tls_ca", None, "The authority that signed the other's certificate, PEM.")
+  cli.define_path("tls_cert", None, "This party's certificate, PEM; with --tls_key and --tls_ca.")
+  cli.define_path("tls_key", None, "Its key, PEM.")
+  cli.define_path("tls_ca", None, "The authority that signed the other's certificate, PEM.")
   flags.DEFINE_float("timeout", 30.0, "Seconds without a sign of the other party until it is given up.")
   define_threads()
+  cli.add_check(party)
 
 
 def party() -> tuple[Tls | None, float, int]:
@@ -83,4 +89,4 @@ def party() -> tuple[Tls | None, float, int]:
   files = (FLAGS.tls_cert, FLAGS.tls_key, FLAGS.tls_ca)
   if any(files) and not all(files):
     raise UserError("TLS needs all of --tls_cert, --tls_key and --tls_ca")
-  return Tls(*files) if all(files) else None, FLAGS.timeout, FLAGS.threads
+  return Tls(*map(str, files)) if all(files) else None, FLAGS.timeout, FLAGS.threads

@@ -10,10 +10,8 @@ import sys
 from absl import flags as absl_flags
 
 from entropy_attn import cli
-from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
 from entropy_attn.private import flags
-from entropy_attn.private.parties import client, engine, pair, sockets
 
 FLAGS = absl_flags.FLAGS
 
@@ -28,13 +26,23 @@ def define_flags() -> None:
   absl_flags.DEFINE_integer("seed", 0, "Of the drawing.")
   cli.define_json()
   flags.define_party()
+  cli.add_check(check_flags)
+
+
+def check_flags() -> None:
+  """Raises UserError unless there is one prompt, and a server's address."""
+  if (FLAGS.prompt is None) == (FLAGS.prompt_ids is None):
+    raise UserError("give one of --prompt=TEXT and --prompt_ids=1,2,3")
+  _prompt_ids()
+  _address(FLAGS.server)
 
 
 def main() -> None:
   """Prints text as it comes, then what the prompt and each token took."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn.private.parties import client, engine, pair, sockets
+
   engine.core()
-  if (FLAGS.prompt is None) == (FLAGS.prompt_ids is None):
-    raise UserError("give one of --prompt=TEXT and --prompt_ids=1,2,3")
   tls, timeout, threads = flags.party()
   sock = sockets.connect(*_address(FLAGS.server), tls)
   with pair.ended_well("server"):
@@ -48,6 +56,7 @@ def main() -> None:
       timeout=timeout,
       on_token=lambda text: print(text, end="", flush=True),
     )
+    cli.write_json(result)
     print()
     for i, spent in enumerate(result["spent"]):
       what = f"prompt of {spent['tokens']} tokens" if i == 0 else f"token {i}"
@@ -55,15 +64,17 @@ def main() -> None:
         f"{what}: {spent['bytes'] / 1e6:,.1f} MB, {spent['rounds']:,.0f} rounds, {spent['seconds']:.1f} s",
         file=sys.stderr,
       )
-    cli.write_json(result)
 
 
-def _encode(tokenizer: Tokenizer) -> list[int]:
-  """The ids of --prompt, or --prompt_ids."""
-  if FLAGS.prompt_ids is None:
-    return tokenizer.encode_batch([FLAGS.prompt])[0]
+def _encode(tokenizer) -> list[int]:
+  """The ids of --prompt by a `data.tokenizer.Tokenizer`, or --prompt_ids."""
+  ids = _prompt_ids()
+  return tokenizer.encode_batch([FLAGS.prompt])[0] if ids is None else ids
+
+
+def _prompt_ids() -> list[int] | None:
   try:
-    return [int(part) for part in FLAGS.prompt_ids]
+    return None if FLAGS.prompt_ids is None else [int(part) for part in FLAGS.prompt_ids]
   except ValueError as error:
     raise UserError(f"--prompt_ids={','.join(FLAGS.prompt_ids)} are not numbers") from error
 

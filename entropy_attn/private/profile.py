@@ -13,11 +13,7 @@ from absl import flags as absl_flags
 
 from entropy_attn import cli
 from entropy_attn.private import flags
-from entropy_attn.private.parties import measure
-from entropy_attn.private.parties.pair import Link
 from entropy_attn.private.price import account
-from entropy_attn.report import costs
-from entropy_attn.run import folder
 
 FLAGS = absl_flags.FLAGS
 
@@ -38,6 +34,12 @@ def define_flags() -> None:
 def main() -> None:
   """Profiles one inference; prints it, and saves it in the run's folder where there is one."""
   started = time.monotonic()
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn.private.parties import measure
+  from entropy_attn.private.parties.pair import Link
+  from entropy_attn.report import costs
+  from entropy_attn.run import folder
+
   model = flags.load_model()
   result = measure.profile(
     model,
@@ -48,10 +50,11 @@ def main() -> None:
     link=Link(FLAGS.rtt / 1e3, FLAGS.bandwidth and FLAGS.bandwidth * 1e6 / 8),
     threads=FLAGS.threads,
   )
-  print(text(result))
+  saved = folder.write_profile(model.folder, result, costs.profile(result)) if model.folder is not None else []
   cli.write_json(result)
-  if model.folder is not None:
-    path, picture = folder.write_profile(model.folder, result, costs.profile(result))
+  print(text(result))
+  if saved:
+    path, picture = saved
     print(f"\nsaved in {path} and {picture.name}; {time.monotonic() - started:.0f} s in all")
 
 

@@ -10,7 +10,6 @@ from absl import flags as absl_flags
 from entropy_attn import cli
 from entropy_attn.errors import UserError
 from entropy_attn.private import flags
-from entropy_attn.private.parties import engine, server, sockets
 
 FLAGS = absl_flags.FLAGS
 
@@ -19,7 +18,7 @@ def define_flags() -> None:
   """Defines the command's flags."""
   flags.define_model()
   absl_flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine's.")
-  absl_flags.DEFINE_integer("port", 9700, "Port to listen on.")
+  absl_flags.DEFINE_integer("port", 9700, "Port to listen on.", lower_bound=0, upper_bound=65535)
   flags.define_transforms()
   flags.define_error()
   absl_flags.DEFINE_bool("once", False, "End after one client.")
@@ -28,6 +27,9 @@ def define_flags() -> None:
 
 def main() -> None:
   """Serves until Ctrl-C, or one client with --once."""
+  # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
+  from entropy_attn.private.parties import engine, server, sockets
+
   engine.core()
   tls, timeout, threads = flags.party()
   listening = sockets.listen(FLAGS.host, FLAGS.port)

@@ -42,6 +42,8 @@ def run_summary(summary: Mapping) -> str:
   if summary.get("perplexity") is not None:
     reached = f"{summary['perplexity']:.3f}  (loss {summary['loss']:.4f}, {summary['tokens']:,} tokens)"
     rows.append(("perplexity", reached))
+  if summary.get("bits_per_byte") is not None:
+    rows.append(("bits per byte", f"{summary['bits_per_byte']:.4f}  ({summary['bytes']:,} bytes of text)"))
   rows += [
     ("steps", f"{summary['step']:,}"),
     ("parameters", f"{summary['parameters']:,} + {summary['threshold_parameters']:,} thresholds"),

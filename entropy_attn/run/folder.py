@@ -1,17 +1,19 @@
-"""A run's folder: the names and formats of its files. A file is written whole or not at all.
+"""A run's folder: the names of its files, who may write there, and what made it. Files are written whole (`files`).
 
 config.json           the config that made the run
-environment.json      versions, git commit, command and devices of its last start
+environment.json      versions, git commit, command and devices of its last start, and a line for each start
+tokenizer.json|.model its tokenizer; dataset.json and sample.npz: what its text was (`text`)
 summary.json          what it reached (`summary`)
 metrics.jsonl         its course, one line a record (`metrics`), and the same in tensorboard/
 checkpoints/          its states (`checkpoint`)
 private_profile.json  its last private inference, and the PNG files of `report`
+.lock                 held by the process that writes here
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import datetime
 from importlib import metadata
-import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -23,14 +25,16 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from entropy_attn import config as config_lib
+from entropy_attn import files, locks, owned
 from entropy_attn.errors import UserError
 
+_CONFIG, _ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = (
   "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "tokenizers", "numpy",
 )  # fmt: skip
 # Fields that may change between two starts of a run: none of them alters what is computed.
 _FREE = (
-  "mesh.", "eval.", "data.data_dir", "model.attention", "model.remat",
+  "mesh.", "eval.", "data.data_dir", "model.attention", "model.remat", "train.profile_steps",
   "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.on_nonfinite",
 )  # fmt: skip
 # Fields of the model that may change when a checkpoint is only evaluated.
@@ -39,28 +43,57 @@ _FREE_IN_EVALUATION = (
 )  # fmt: skip
 
 
-def make(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Makes the folder, once for all processes, with config.json and environment.json.
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes a run's folder and holds its lock meanwhile, once for all processes.
 
   Raises:
-    UserError: where it cannot be made, or the processes do not see one folder.
+    UserError: where it cannot be made, another process works in it, or the processes do not see one folder.
   """
+  lock = locks.Lock(workdir / ".lock")
+
+  def take():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      owned.mark(workdir)
+      lock.acquire()
+    except locks.Held as held:
+      raise UserError(f"{workdir} is in use by {held}: wait for it, stop it, or choose another --workdir") from None
+    except OSError as error:
+      raise UserError(f"--workdir={workdir} cannot be made or written: {error.strerror}") from error
+
+  first_alone(take)
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
-  _wait_for_all("run folder checked")  # none may still be reading the config.json that is written now
-  if jax.process_index() == 0:
-    _write(workdir / "config.json", config.to_json(indent=2))
-    write_json(workdir, "environment.json", describe())
-  _wait_for_all("run folder made")
-  if jax.process_count() > 1:
-    seen = multihost_utils.process_allgather(np.array((workdir / "config.json").exists()))
-    if not seen.all():  # Orbax would wait for the others' files without end
-      raise UserError(
-        f"--workdir={workdir}: {np.sum(~seen)} of {seen.size} processes do not see what the first one writes there; "
-        "name a folder that all machines share"
-      )
+    if jax.process_count() > 1:
+      seen = multihost_utils.process_allgather(np.array((workdir / ".lock").exists()))
+      if not seen.all():  # Orbax would wait for the others' files without end
+        raise UserError(
+          f"--workdir={workdir}: {np.sum(~seen)} of {seen.size} processes do not see what the first one writes there; "
+          "name a folder that all machines share"
+        )
+    yield
+  finally:
+    lock.release()
+
+
+def record(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+  """Writes config.json and environment.json of this start; returns 'name: old → new' for what changed since the last.
+
+  That is fields of the config, the git commit, versions and devices.
+  """
+  saved = _found_config(workdir)
+  changed = config_lib.differences(saved, config) if saved else []
+  try:
+    before = files.read_json(workdir / _ENVIRONMENT) or {}
+  except ValueError:  # damaged: nothing is computed from it
+    before = {}
+  now = describe()
+  old, new = _versions(before), _versions(now)
+  changed += [f"{name}: {old[name]} → {new[name]}" for name in new if old.get(name, new[name]) != new[name]]
+  start = {name: now[name] for name in ("time", "command", "git_commit")} | {"changed": changed}
+  files.write_bytes(workdir / _CONFIG, (config.to_json(indent=2) + "\n").encode())
+  files.write_json(workdir / _ENVIRONMENT, now | {"starts": [*before.get("starts", []), start]})
+  return changed
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -71,16 +104,22 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
   """
   config = _found_config(workdir)
   if config is None:
-    raise UserError(f"{workdir} holds no run (no config.json): train first, or correct the folder's name")
+    raise UserError(f"{workdir} holds no run (no {_CONFIG}): train first, or correct the folder's name")
   return config
 
 
-def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Raises UserError, naming the differing fields, if the folder holds a run of another config."""
+def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+  """'group.field: old → new' for each field that may differ and does, from the run of a folder.
+
+  Raises:
+    UserError: naming the differing fields, if the folder holds a run of another config.
+  """
   saved = _found_config(workdir)
-  different = [line for line in config_lib.differences(saved, config) if not line.startswith(_FREE)] if saved else []
+  lines = config_lib.differences(saved, config) if saved else []
+  different = [line for line in lines if not line.startswith(_FREE)]
   if different:
     raise UserError(f"{workdir} holds a run of another config ({'; '.join(different)}): choose another --workdir")
+  return lines
 
 
 def check_same_model(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
@@ -103,34 +142,25 @@ def check_same_model(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
   return saved
 
 
-def write_json(workdir: pathlib.Path, name: str, value: Mapping) -> pathlib.Path:
-  """Writes one of the folder's JSON files; returns its path."""
-  return _write(workdir / name, json.dumps(value, indent=2))
-
-
 def write_figures(workdir: pathlib.Path, figures: Mapping) -> list[pathlib.Path]:
   """Writes matplotlib Figures, by their names, as PNG files; returns their paths."""
   paths = [workdir / f"{name}.png" for name in figures]
   for path, figure in zip(paths, figures.values(), strict=True):
-    figure.savefig(unfinished(path), format="png")
-    os.replace(unfinished(path), path)
+    figure.savefig(files.unfinished(path), format="png")
+    files.finish(path)
   return paths
 
 
 def write_profile(workdir: pathlib.Path, profile: Mapping, figure) -> list[pathlib.Path]:
   """Writes the last private inference of a run's model as JSON and as a matplotlib Figure; returns their paths."""
   name = "private_profile"
-  return [write_json(workdir, f"{name}.json", profile), *write_figures(workdir, {name: figure})]
-
-
-def unfinished(path: pathlib.Path) -> pathlib.Path:
-  """What a file is called until it is whole."""
-  return path.with_name(f".{path.name}.unfinished")
+  return [files.write_json(workdir / f"{name}.json", profile), *write_figures(workdir, {name: figure})]
 
 
 def describe() -> dict:
-  """Versions, git commit, command and devices, ready for JSON."""
+  """Time, versions, git commit, command and devices, ready for JSON."""
   return {
+    "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
     "git_commit": git_commit(),
     "python": platform.python_version(),
@@ -152,23 +182,38 @@ def git_commit() -> str | None:
   return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
+def first_alone(action: Callable):
+  """Calls action() in the first process, while the others wait; returns its result there, None elsewhere.
+
+  Raises:
+    UserError: in all processes, where action raises it.
+  """
+  if jax.process_count() == 1:
+    return action()
+  result, refused = None, None
+  if jax.process_index() == 0:
+    try:
+      result = action()
+    except UserError as error:
+      refused = error
+  failed = multihost_utils.broadcast_one_to_all(np.array(refused is not None))
+  if failed:
+    raise refused or UserError("the first process stopped: its message says why")
+  return result
+
+
+def _versions(environment: Mapping) -> dict:
+  """What computes a run, flat, of `describe`."""
+  names = ("git_commit", "python", "devices")
+  return {name: environment[name] for name in names if name in environment} | dict(environment.get("packages", {}))
+
+
 def _found_config(workdir: pathlib.Path) -> ConfigDict | None:
   """The config in a folder; None in one that holds no run."""
-  path = workdir / "config.json"
-  if not path.exists():
-    return None
   try:
-    return ConfigDict(json.loads(path.read_text()))
+    saved = files.read_json(workdir / _CONFIG)
   except ValueError as error:
-    raise UserError(f"{path} is not a run's config: {error}") from error
-
-
-def _write(path: pathlib.Path, text: str) -> pathlib.Path:
-  unfinished(path).write_text(text + "\n")
-  os.replace(unfinished(path), path)
-  return path
-
-
-def _wait_for_all(what: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
+    raise UserError(f"{workdir / _CONFIG} is not a run's config: {error}") from error
+  except OSError as error:
+    raise UserError(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
+  return None if saved is None else ConfigDict(saved)

@@ -15,8 +15,8 @@ from tensorboardX.proto import api_pb2, event_pb2, plugin_hparams_pb2
 
 from entropy_attn import progress
 from entropy_attn.errors import UserError, is_disk_full
+from entropy_attn.files import unfinished, write_bytes
 from entropy_attn.run import charts
-from entropy_attn.run.folder import unfinished
 
 _NAME, _EVENTS = "metrics.jsonl", "tensorboard"
 
@@ -253,21 +253,11 @@ def _keep_up_to(path: pathlib.Path, step: int) -> None:
   kept = b"".join(line + b"\n" for line, record in _records(path) if record["step"] <= step)
   if kept == path.read_bytes():
     return
-  new = unfinished(path)
   try:
-    with new.open("wb") as file:
-      file.write(kept)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(new, path)
+    write_bytes(path, kept)
   except OSError:
-    new.unlink(missing_ok=True)
+    unfinished(path).unlink(missing_ok=True)
     raise
-  descriptor = os.open(path.parent, os.O_RDONLY)  # the new name, too, is to outlive a power cut
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _numbered(path: pathlib.Path, events: pathlib.Path, number: int) -> tuple[pathlib.Path, pathlib.Path]:

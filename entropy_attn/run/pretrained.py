@@ -1,6 +1,7 @@
 """Models as they were trained: a run's folder → config, variables and tokenizer, to compute with."""
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -14,7 +15,8 @@ from entropy_attn import sharding
 from entropy_attn.data import pipeline
 from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
-from entropy_attn.run import checkpoint, folder
+from entropy_attn.progress import say
+from entropy_attn.run import checkpoint, folder, text
 from entropy_attn.train_step import abstract_state, init_state
 
 
@@ -39,9 +41,10 @@ class Pretrained:
     """To encode prompts and decode tokens.
 
     Raises:
-      UserError: where it is not on this machine.
+      UserError: where neither the run's folder nor this machine has it.
     """
-    return pipeline.open_tokenizer(self.config)
+    kept = text.known_tokenizer(self.folder) if self.folder else None
+    return kept or pipeline.open_tokenizer(self.config)
 
   @property
   def description(self) -> str:
@@ -51,19 +54,37 @@ class Pretrained:
     return f"{name}, {where}"
 
   def sequences(self, count: int, length: int, *, split: str = "valid") -> np.ndarray:
-    """Token ids [count, length] of the run's own text, or random ones where its text is not on this machine.
+    """Token ids [count, length] of the run's own text: from the sample in its folder, or from the text itself.
 
-    Of an untrained model always random ones: no text tells anything of it.
+    Fewer where the split has fewer. Of an untrained model random ones: no text tells anything of it.
+
+    Raises:
+      UserError: where the sample holds too few, and the text is not on this machine.
     """
-    if self.folder is not None:
-      try:
-        source = getattr(pipeline.prepare(self.config), split)
-        rows = source.batch(range(min(count, len(source))))["inputs"]
-        return np.asarray(rows[:, :length], np.int32)
-      except UserError as error:
-        print(f"note: random tokens in place of the run's text ({error})")
-    rng = np.random.default_rng(self.config.train.seed)
-    return rng.integers(0, self.config.model.vocab_size, (count, length), np.int32)
+    if self.folder is None:
+      rng = np.random.default_rng(self.config.train.seed)
+      return rng.integers(0, self.config.model.vocab_size, (count, length), np.int32)
+    kept_SxT = text.read_sample(self.folder, split)
+    if kept_SxT is None or len(kept_SxT) == text.SAMPLED < count:
+      kept_SxT = self._read(split, count, keep=kept_SxT is None)
+    return kept_SxT[:count, :length]
+
+  def _read(self, split: str, count: int, *, keep: bool) -> np.ndarray:
+    """The first sequences [count, T] of the run's text as it is now; says how it differs from what it was."""
+    try:
+      dataset = pipeline.prepare(self.config, text.known_tokenizer(self.folder))
+    except UserError as error:
+      raise UserError(
+        f"fixed point is checked on {count} sequences of the run's text, and {self.folder} does not hold them: {error}"
+      ) from error
+    differs = text.compare(self.folder, dataset)
+    if differs:
+      say(f"note: the text is not what the run was trained on ({'; '.join(differs)})")
+    elif keep:
+      with contextlib.suppress(OSError):  # a folder that is read-only serves as well
+        text.write_sample(self.folder, dataset)
+    source = getattr(dataset, split)
+    return np.asarray(source.batch(range(min(count, len(source))))["inputs"], np.int32)
 
 
 def load(source: str | pathlib.Path, step: int | None = None) -> Pretrained:
@@ -76,7 +97,7 @@ def load(source: str | pathlib.Path, step: int | None = None) -> Pretrained:
   Raises:
     UserError: if there is none that can be read.
   """
-  workdir = pathlib.Path(source)
+  workdir = pathlib.Path(source).expanduser()
   config = folder.read_config(workdir)
   config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1})
   mesh = sharding.make_mesh(config, jax.devices()[:1])

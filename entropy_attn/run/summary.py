@@ -1,11 +1,10 @@
 """summary.json, the end of a run: what its config counts to, its last evaluation, and how it went."""
 
 from collections.abc import Mapping
-import json
 import pathlib
 
-from entropy_attn.errors import UserError
-from entropy_attn.run import folder
+from entropy_attn import files
+from entropy_attn.progress import say
 from entropy_attn.run.metrics import to_json
 
 _NAME = "summary.json"
@@ -24,20 +23,18 @@ def summarize(counts: Mapping, reached: Mapping) -> dict:
 
 def write(workdir: pathlib.Path, summary: Mapping) -> None:
   """Writes a run's summary."""
-  folder.write_json(workdir, _NAME, summary)
+  files.write_json(workdir / _NAME, summary)
 
 
 def read(workdir: pathlib.Path) -> dict | None:
   """The summary of a run that has an outcome (finished or diverged), else None.
 
-  Raises:
-    UserError: for a file that is no JSON.
+  A damaged one counts as none, which is told: the run's end is then repeated, from its last checkpoint.
   """
   path = workdir / _NAME
-  if not path.is_file():
-    return None
   try:
-    content = json.loads(path.read_text())
-  except ValueError as error:
-    raise UserError(f"{path} is no JSON ({error}): delete it to have the run's end repeated") from error
+    content = files.read_json(path) or {}
+  except (OSError, ValueError) as error:
+    say(f"{path} is damaged ({error}): the run's end will be repeated by its command")
+    return None
   return content if content.get("status") in _OUTCOMES else None

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import pathlib
 import re
-import runpy
 import sys
 
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
+from entropy_attn import config_file, fields
 from entropy_attn.errors import UserError, check_choice
 
 
@@ -22,22 +22,24 @@ class Run:
   overrides: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
-def load_study(path: str) -> list[Run]:
+def load_study(path: pathlib.Path) -> list[Run]:
   """The runs of a study file.
 
   Raises:
     UserError: for a missing file or function, no runs, or names that are not distinct and fit for folders.
   """
-  runs = list(_function(path, "get_study")())
+  runs = config_file.call(path, "get_study")
+  if not isinstance(runs, Sequence) or not all(isinstance(run, Run) for run in runs):
+    raise UserError(f"{path}: get_study() must return a list of Run, from entropy_attn.study")
   names = [run.name for run in runs]
   if not runs:
     raise UserError(f"{path}: get_study() returns no runs")
   for name in names:
-    if not re.fullmatch(r"\w[\w.+-]*", name):
+    if not re.fullmatch(r"\w[\w.+-]*", str(name)):
       raise UserError(f"{path}: the run name {name!r} is not fit for a folder: use letters, digits and _ . + -")
     if names.count(name) > 1:
       raise UserError(f"{path}: two runs are named {name!r}")
-  return runs
+  return list(runs)
 
 
 def load_config(run: Run) -> ConfigDict:
@@ -46,23 +48,17 @@ def load_config(run: Run) -> ConfigDict:
   Raises:
     UserError: for a missing file, an unknown field or a value that does not fit.
   """
-  file, _, argument = run.config.partition(":")
-  config = _function(file, "get_config")(*([argument] if argument else []))
-  fields = [f"{group}.{field}" for group, values in config.items() for field in values]
-  for name, value in run.overrides.items():
-    check_choice(f"run {run.name!r}: the override", name, fields)
-    group, field = name.split(".")
-    try:
-      config[group][field] = value
-    except TypeError as error:
-      raise UserError(f"run {run.name!r}: the override {name}={value!r} has the wrong type") from error
-  config_lib.validate(config)
+  try:
+    config = config_file.load(run.config, run.overrides)
+    config_lib.validate(config)
+  except UserError as error:
+    raise UserError(f"run {run.name!r}: {error}") from error
   return config
 
 
 def command(run: Run, folder: pathlib.Path) -> list[str]:
   """The command line that trains a run, or goes on with it."""
-  overrides = [f"--config.{name}={value}" for name, value in run.overrides.items()]
+  overrides = [f"--config.{name}={fields.find(name).shown(value)}" for name, value in run.overrides.items()]
   main = [sys.executable, "-m", "entropy_attn.main"]
   return [*main, f"--config={run.config}", f"--workdir={folder}", *overrides]
 
@@ -77,13 +73,3 @@ def chosen(runs: Sequence[Run], only: Iterable[str]) -> list[Run]:
   for name in only:
     check_choice("--only", name, names)
   return [run for run in runs if not only or run.name in only]
-
-
-def _function(path: str, name: str):
-  """The function `name` of a Python file."""
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"{path} does not exist (paths are relative to the working directory, {pathlib.Path.cwd()})")
-  content = runpy.run_path(path)
-  if name not in content:
-    raise UserError(f"{path} defines no {name}()")
-  return content[name]

@@ -1,19 +1,28 @@
 """What came out of a study: one row a run, head shares against one Max for all."""
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 
 import numpy as np
 
 from entropy_attn import config as config_lib
-from entropy_attn import counts, entropy
+from entropy_attn import counts, entropy, files
 from entropy_attn.report import figures, tables
-from entropy_attn.run import summary
+from entropy_attn.run import folder, summary
 from entropy_attn.study.runs import Run, load_config
 
-_HEAD = ("run", "architecture", "PPL", "heads by quarter of Max", "parameters", "non-finite rows", "status", "time")
-_LEFT = (0, 1, 6)
+_HEAD = (
+  "run",
+  "architecture",
+  "PPL",
+  "bits/byte",
+  "heads by quarter of Max",
+  "parameters",
+  "non-finite rows",
+  "status",
+  "time",
+)
+_LEFT = (0, 1, 7)
 
 
 def collect(runs: Sequence[Run], workdir: pathlib.Path, failures: Mapping[str, str]) -> dict:
@@ -45,13 +54,12 @@ def markdown(result: Mapping) -> str:
 
 def write(result: Mapping, workdir: pathlib.Path) -> list[str]:
   """Writes the table, and the figure where there is something to draw; returns the files' names."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / "table.json").write_text(json.dumps(result, indent=2) + "\n")
-  (workdir / "table.md").write_text(markdown(result))
+  files.write_json(workdir / "table.json", result)
+  files.write_bytes(workdir / "table.md", markdown(result).encode())
   measured = [row for row in result["runs"] if row["head_shares"] is not None]
   if not measured:
     return ["table.json", "table.md"]
-  figures.comparison(measured, result["max_entropy"]).savefig(workdir / "comparison.png")
+  folder.write_figures(workdir, {"comparison": figures.comparison(measured, result["max_entropy"])})
   return ["table.json", "table.md", "comparison.png"]
 
 
@@ -60,9 +68,9 @@ def went_wrong(result: Mapping) -> list[str]:
   return [row["name"] for row in result["runs"] if row["status"] == "failed" or row["unexpected"]]
 
 
-def _row(run: Run, folder: pathlib.Path, failure: str | None) -> dict:
+def _row(run: Run, workdir: pathlib.Path, failure: str | None) -> dict:
   """One run's entry: from its summary where it has one, from its config otherwise."""
-  config, outcome = load_config(run), summary.read(folder) or {}
+  config, outcome = load_config(run), summary.read(workdir) or {}
   status = "failed" if failure else outcome.get("status", "not trained")
   divergence = outcome.get("divergence") or {}
   nonfinite = outcome.get("nonfinite_rows_L")
@@ -76,6 +84,7 @@ def _row(run: Run, folder: pathlib.Path, failure: str | None) -> dict:
     "unexpected": status == "diverged" and config.train.on_nonfinite == "stop",
     "loss": outcome.get("loss"),
     "perplexity": outcome.get("perplexity"),
+    "bits_per_byte": outcome.get("bits_per_byte"),
     "head_shares": None,
     "entropy_LxH": outcome.get("entropy_LxH"),
     "max_entropy": outcome.get("max_entropy"),
@@ -96,6 +105,7 @@ def _cells(row: Mapping) -> list[str]:
     row["name"],
     row["architecture"],
     none if row["perplexity"] is None else f"{row['perplexity']:.2f}",
+    none if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.3f}",
     none if row["head_shares"] is None else tables.percent(row["head_shares"]),
     f"{row['parameters']:,}",
     none if row["nonfinite_rows"] is None else f"{row['nonfinite_rows']:,}",

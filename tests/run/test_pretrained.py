@@ -33,7 +33,7 @@ def config_of(architecture, corpus):
 
 def make_run(workdir, config, steps=(3,)):
   """A run's folder with a checkpoint at each step; returns the states."""
-  folder.make(workdir, config)
+  folder.record(workdir, config)
   checkpoints, states = checkpoint.Checkpoints(workdir, config), {}
   for step in steps:
     state = jax.jit(lambda seed=step: init_state(with_seed(config, seed)))()
@@ -85,7 +85,7 @@ def test_a_step_is_chosen_and_a_damaged_one_is_passed_over(corpus, tmp_path):
       path.write_bytes(path.read_bytes()[:10])
     if step == "5":
       assert entropy_attn.load(tmp_path).step == 2
-  with pytest.raises(UserError, match="no checkpoint of .* can be read"):
+  with pytest.raises(UserError, match="none of the 2 checkpoints under .* can be read"):
     entropy_attn.load(tmp_path)
 
 

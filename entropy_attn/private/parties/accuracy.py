@@ -10,7 +10,7 @@ from entropy_attn.private.parties import check, engine
 from entropy_attn.private.parties.machine import Reference
 from entropy_attn.private.parties.measure import origin
 from entropy_attn.private.parties.pair import two_processes
-from entropy_attn.private.program import ranges
+from entropy_attn.private.program import squares
 from entropy_attn.private.program.build import build, client_inputs, server_inputs
 from entropy_attn.private.program.prepare import prepare
 from entropy_attn.private.program.spec import Settings, Transforms
@@ -28,7 +28,7 @@ def perplexity(
   *,
   sequences: int,
   how: str = "reference",
-  error: float = ranges.ERROR,
+  error: float = squares.ERROR,
   threads: int = 0,
 ) -> dict:
   """Perplexities over some validation sequences: exact, and in fixed point.

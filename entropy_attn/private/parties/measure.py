@@ -12,7 +12,7 @@ from entropy_attn.private.parties import engine
 from entropy_attn.private.parties.pair import DIRECT, Link, two_processes
 from entropy_attn.private.parties.session import Record
 from entropy_attn.private.price.account import grouped
-from entropy_attn.private.program import ranges
+from entropy_attn.private.program import squares
 from entropy_attn.private.program.build import build
 from entropy_attn.private.program.prepare import prepare
 from entropy_attn.private.program.spec import Transforms
@@ -30,7 +30,7 @@ def profile(
   *,
   length: int,
   layers: int | None = None,
-  error: float = ranges.ERROR,
+  error: float = squares.ERROR,
   link: Link = DIRECT,
   threads: int = 0,
   show: bool = True,

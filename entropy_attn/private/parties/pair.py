@@ -162,8 +162,9 @@ def ended_well(other: str) -> Iterator[None]:
     yield
   except (PeerLost, Impossible, UserError) as error:
     text = f"the {other} is lost: {error}" if isinstance(error, PeerLost) else str(error)
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, AttributeError):  # closed, or full: the exit code is left
+      print(f"error: {text}", file=sys.stderr, flush=True)
+      sys.stdout.flush()
     os._exit(2)
 
 

@@ -12,11 +12,11 @@ from entropy_attn.config import architecture_name
 from entropy_attn.private.price import count
 from entropy_attn.private.price import protocols as protocols_lib
 from entropy_attn.private.price.account import grouped
-from entropy_attn.private.program import build, ops, ranges, squares, types
+from entropy_attn.private.price.lines import LINES, latency
+from entropy_attn.private.program import build, ops, squares, types
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program.types import SECRET, SHARED, WIDE, Variable
 
-LINES = {"LAN": (1000.0, 0.5), "WAN": (100.0, 80.0)}  # Mbit/s, and round-trip time in ms
 THREADS = 2  # of each party, by which the engine's keys are counted
 _FIELDS = ("bytes", "rounds", "seconds")
 
@@ -81,7 +81,7 @@ def of_config(config, transforms: spec_lib.Transforms, length: int | None = None
     UserError: where transforms contradict the architecture.
   """
   m = config.model
-  exponential = squares.exponential(ranges.ERROR, -12.0)  # no text tells how far scores reach
+  exponential = squares.exponential(squares.ERROR, -12.0)  # no text tells how far scores reach
   spec = spec_lib.of_config(m, transforms, (exponential,) * m.num_layers)
   length = length or m.context_length
   return {
@@ -115,17 +115,6 @@ def summary_of(config) -> dict:
   found = of_config(config, spec_lib.transforms_for(config.model))
   kept = {name: found[name] for name in ("total_bytes", "rounds", "seconds", "length")}
   return kept | {"latency_seconds": {name: latency(found, *line) for name, line in LINES.items()}}
-
-
-def latency(cost: Mapping, megabits: float, rtt_ms: float, compute: float = 1.0) -> float:
-  """Seconds over a line: all bytes one after the other, every round, and the computation.
-
-  Args:
-    cost: of `predict`, or a profile.
-    megabits: a second.
-    compute: the computation's part of what it takes on the machine of the calibration.
-  """
-  return cost["total_bytes"] * 8e-6 / megabits + cost["rounds"] * rtt_ms * 1e-3 + cost["seconds"] * compute
 
 
 def _shares(variables: Iterable[Variable]) -> protocols_lib.Cost:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from entropy_attn.private.program import ranges, spec
+from entropy_attn.private.program import ranges, spec, squares
 from entropy_attn.private.program import weights as weights_lib
 from entropy_attn.private.program.build import build, client_inputs, server_inputs
 from entropy_attn.private.program.ops import run_plain
@@ -61,7 +61,7 @@ class Prepared(NamedTuple):
   tightest: ranges.Range
 
 
-def prepare(model: Pretrained, transforms: Transforms, length: int, error: float = ranges.ERROR) -> Prepared:
+def prepare(model: Pretrained, transforms: Transforms, length: int, error: float = squares.ERROR) -> Prepared:
   """A model ready to run privately: exponentials are chosen for, and ranges checked on, CALIBRATION sequences.
 
   Args:

@@ -19,7 +19,6 @@ from entropy_attn.private.program.types import FRACTION, NARROW, WIDE, Step
 from entropy_attn.private.program.weights import Model
 
 MARGIN = 4.0  # times what was seen must still fit: other text reaches further
-ERROR = 5e-3  # of an exponential; see `squares.exponential`. Perplexity then moves by some 0.01 %
 
 # A wide ring cuts a product only after it was made, and a cut wants two bits to spare. In the narrow one scores are
 # compared and subtracted alone; what is multiplied there is no more than 1, or bounded by the clamp.
@@ -58,7 +57,7 @@ class Range:
 
 
 def choose_exponentials(
-  exact: Model, transforms: Transforms, tokens_SxN: np.ndarray, error: float = ERROR
+  exact: Model, transforms: Transforms, tokens_SxN: np.ndarray, error: float = squares.ERROR
 ) -> tuple[squares.Squares, ...]:
   """Each layer's exponential: the fewest squares within `error` for the exponents that its softmax really has.
 

@@ -18,6 +18,7 @@ TABLE = pathlib.Path(__file__).with_name("squares.json")
 LOWS = (-2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -10.0, -12.0, -14.0, -16.0)  # the ranges' lower ends
 COUNTS = (2, 3, 4, 5, 6)  # of squares
 SOFTEN = 1 / 256  # of the exponential's weight, 1 / (exp x + 1/256)
+ERROR = 5e-3  # of an exponential; see `exponential`. Perplexity then moves by some 0.01 %
 GELU_END = 3.5  # |x| from which GELU is relu, but for 8e-4
 
 

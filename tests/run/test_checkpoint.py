@@ -1,0 +1,103 @@
+"""Checkpoints: any path holds them, and a fault of the reader is not taken for damage."""
+
+import errno
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from entropy_attn import config as config_lib
+from entropy_attn.errors import UserError
+from entropy_attn.run import checkpoint
+
+STATE = {"a": jnp.arange(5), "b": {"c": jnp.ones((2, 3))}}
+ODD = [
+  "a#b",
+  "a?b=c&d",
+  "a%20b",
+  "a b",
+  "ü-é",
+  "[x]",
+  "{y}",
+  "*",
+  "@2",
+  "c:",
+  "gs:",
+  "it's",
+  'a"b',
+  "a\\b",
+  "a\nb",
+  "~x",
+  "-x",
+]
+
+
+def save(workdir, steps):
+  checkpoints = checkpoint.Checkpoints(workdir, config_lib.codeparrot("quick"))
+  for step in steps:
+    checkpoints.save(step, STATE, {"next": step})
+  checkpoints.close()
+
+
+def restore(workdir):
+  checkpoints = checkpoint.Checkpoints(workdir, config_lib.codeparrot("quick"))
+  try:
+    return checkpoints.restore_latest(STATE)
+  finally:
+    checkpoints.close()
+
+
+def damage(workdir, step):
+  for path in (workdir / "checkpoints" / str(step) / "state").rglob("d/*"):
+    path.write_bytes(path.read_bytes()[:10])
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_path_holds_checkpoints(tmp_path, name):
+  workdir = tmp_path / name / "run"
+  workdir.mkdir(parents=True)
+  save(workdir, [3])
+  state, position = restore(workdir)
+  assert position == {"next": 3}
+  np.testing.assert_array_equal(state["b"]["c"], STATE["b"]["c"])
+  assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints"]
+
+
+def test_damage_is_moved_aside_only_where_an_older_one_can_be_read(tmp_path, capsys):
+  assert restore(tmp_path) is None
+  save(tmp_path, [3, 6])
+  damage(tmp_path, 6)
+  assert restore(tmp_path)[1] == {"next": 3}
+  assert "checkpoint 6 cannot be read" in capsys.readouterr().err
+  assert (tmp_path / "checkpoints_unreadable" / "6").is_dir()
+  save(tmp_path, [6])
+  damage(tmp_path, 6)
+  assert restore(tmp_path)[1] == {"next": 3}
+  assert len(list((tmp_path / "checkpoints_unreadable").iterdir())) == 2  # nothing is thrown away
+
+  damage(tmp_path, 3)
+  with pytest.raises(UserError, match=r"none of the 1 checkpoints .* can be read \(step 3: .*nothing was changed"):
+    restore(tmp_path)
+  assert (tmp_path / "checkpoints" / "3").is_dir()
+  (tmp_path / "checkpoints" / "3").rename(tmp_path / "gone")
+  with pytest.raises(UserError, match="were unreadable and lie in .*checkpoints_unreadable"):
+    restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "fault",
+  [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EMFILE, "Too many open files"), MemoryError()],
+)
+def test_a_fault_of_the_machine_is_no_damage(tmp_path, monkeypatch, fault):
+  save(tmp_path, [3, 6])
+
+  def read(folder):
+    if folder.parent.name == "6":
+      raise ValueError("cannot be opened") from fault
+
+  monkeypatch.setattr(checkpoint, "_read_through", read)
+  with pytest.raises(UserError, match="checkpoint 6 .*cannot be read now .*nothing was changed"):
+    restore(tmp_path)
+  assert not (tmp_path / "checkpoints_unreadable").exists()
+  monkeypatch.undo()
+  assert restore(tmp_path)[1] == {"next": 6}
