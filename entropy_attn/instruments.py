@@ -62,7 +62,11 @@ class Trace:
     since, self._since, self._steps = self._since, None, None
     with contextlib.suppress(RuntimeError):  # what the devices failed at is told where its result is read
       _wait()
-    profiler.stop()
+    try:
+      profiler.stop()
+    except (RuntimeError, OSError) as error:  # such as a full disk: no reason to lose the run
+      say(f"the trace of step {since} to {end} could not be written: {error}")
+      return
     say(f"traced step {since} to {end} into {self._folder}/plugins/profile: TensorBoard with the plugin xprof shows it")
 
 

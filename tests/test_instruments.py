@@ -63,3 +63,15 @@ def test_without_steps_or_beyond_them_nothing_is_traced(tmp_path):
   run_steps(instruments.Trace(None, tmp_path / "a"), 3)
   run_steps(instruments.Trace((7, 9), tmp_path / "b"), 3)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys, monkeypatch):
+  stop = instruments.profiler.stop
+
+  def fails():
+    stop()
+    raise OSError("No space left on device")
+
+  monkeypatch.setattr(instruments.profiler, "stop", fails)
+  run_steps(instruments.Trace((2, 3), tmp_path), 5)
+  assert "trace of step 2 to 3 could not be written: No space left" in capsys.readouterr().err

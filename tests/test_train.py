@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+from events import shown
 import numpy as np
 import pytest
 from tiny_runs import ROOT, STEPS, command, finish, lines, popen, run
@@ -73,18 +74,8 @@ def test_every_step_is_recorded_with_every_term_of_the_loss(finished):
 
 
 def test_tensorboard_holds_the_same_figures(finished):
-  from tensorboardX.proto.event_pb2 import Event
-  from tensorboardX.record_writer import RecordWriter
-
   workdir, _, _ = finished
-  (path,) = (workdir / "tensorboard").iterdir()
-  assert RecordWriter is not None
-  data, scalars = path.read_bytes(), {}
-  while data:
-    size = int.from_bytes(data[:8], "little")
-    event = Event.FromString(data[12 : 12 + size])
-    data = data[16 + size :]
-    scalars |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+  scalars = shown(workdir)
   for record in lines(workdir):
     assert scalars["train/loss", record["step"]] == pytest.approx(record["loss"], rel=1e-6)
     assert scalars["heads/L01H00", record["step"]] == pytest.approx(record["entropy_LxH"][1][0], rel=1e-5)

@@ -33,7 +33,7 @@ class Writer:
 
   def __init__(self, workdir: pathlib.Path, resume_step: int):
     self._path = workdir / _NAME
-    self._laid_out = False
+    self._laid_out, self._full = False, False
     with self._guarded():
       _keep_up_to(self._path, resume_step)
       self._file = self._path.open("ab", buffering=0)
@@ -96,6 +96,8 @@ class Writer:
 
   def flush(self) -> None:
     """Sees to it that a power cut loses nothing recorded so far."""
+    if self._full:  # told before: whoever saves after that is not to be stopped by the same again
+      return
     with self._guarded():
       os.fsync(self._file.fileno())
     self._flush_events()
@@ -139,6 +141,7 @@ class Writer:
     except OSError as error:
       if not is_disk_full(error):
         raise
+      self._full = True
       raise UserError(
         f"no space left to record in {self._path}: free some and run the same command again; "
         "what was recorded before is intact"
