@@ -6,12 +6,15 @@ Nothing here imports JAX, and no command does before its main(): a mistake in wh
 from collections.abc import Callable, Sequence
 import contextlib
 import json
+import logging
+import math
 import os
 import pathlib
 import re
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
@@ -152,10 +155,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     rest = FLAGS(rest)
   except flags.UnrecognizedFlagError as error:
     raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, FLAGS)}: --help lists them") from None
+  for name in FLAGS:
+    if isinstance(FLAGS[name].value, float) and not math.isfinite(FLAGS[name].value):
+      raise UserError(f"--{name}={FLAGS[name].value} must be a finite number")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}: flags have the form --name=value")
   if FLAGS["verbosity"].using_default_value:  # app.run would choose INFO: the libraries' notes drown ours
-    FLAGS.verbosity = logging.WARNING
+    FLAGS.verbosity = absl_logging.WARNING
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on a home folder that is not there
   if "config" in FLAGS and FLAGS.config is not None:
     _config = config_file.load(FLAGS.config, overrides)
     config_lib.validate(_config)
@@ -241,7 +248,11 @@ def _line_of(error: BaseException) -> str | None:
     return text
   if isinstance(error, flags.Error):
     text = re.sub(r"^flag (?=--)", "", text)
-    return re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be an integer", text)
+    if choice := re.fullmatch(r"(--\w+)=(.*): value should be one of <(.*)>", text):
+      name, value, choices = choice[1], choice[2], choice[3].split("|")
+      return f"{name}={value!r} is not one of {', '.join(choices)}{nearest(value, choices)}"
+    text = re.sub(r": (invalid literal for int\(\)|could not convert string to float).*", ": it is not a number", text)
+    return re.sub(r"^(--\w+=.*): \S+ is not (.*)", r"\1 must be \2", text).replace("be number >=", "be at least")
   if is_disk_full(error):
     return "no space left on the disk: free some and run the same command again"
   if text.startswith("Could not determine home directory"):

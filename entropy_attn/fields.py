@@ -17,7 +17,7 @@ _INT32 = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-  """What a number must be; None is no bound. A number is always finite."""
+  """What a number must be; None is no bound."""
 
   least: float | None = None
   above: float | None = None
@@ -33,8 +33,6 @@ class Bounds:
 
   def check(self, name: str, value: float) -> None:
     """Raises UserError, naming field, value and bound, for a number that is not within them."""
-    if not _is_finite(value):
-      raise UserError(f"{name}={_shown(value)} must be a finite number")
     if self.least is not None and value < self.least:
       raise UserError(f"{name}={_shown(value)} must be at least {_shown(self.least)}")
     if self.above is not None and value <= self.above:
@@ -80,6 +78,8 @@ class Field:
     right = isinstance(value, (int, float)) if self.kind is float else isinstance(value, self.kind)
     if not right or (isinstance(value, bool) and self.kind is not bool):
       raise self._wrong_kind(name, value)
+    if self.kind is float and not _is_finite(value):
+      raise UserError(f"{name}={_shown(value)} must be a finite number")
     if self.choices:
       check_choice(name, value, self.choices)
     if self.bounds:
@@ -134,7 +134,7 @@ def _is_finite(value: float) -> bool:
   try:
     return math.isfinite(value)
   except OverflowError:  # an integer beyond the floats
-    return isinstance(value, int)
+    return False
 
 
 def _shown(value) -> str:

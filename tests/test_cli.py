@@ -173,10 +173,12 @@ def test_json_holds_what_was_printed(tmp_path):
     ([CONFIG, "--workdir=~nobody77/x"], "--workdir=~nobody77/x: the home folder ~nobody77 is unknown"),
     ([CONFIG, "train"], "unexpected argument 'train': flags have the form --name=value"),
     ([CONFIG, "--wrkdir=a"], "unknown flag --wrkdir (did you mean 'workdir'?)"),
-    ([CONFIG, "--step=x"], "--step=x: it must be an integer"),
+    ([CONFIG, "--step=x"], "--step=x: it is not a number"),
+    ([CONFIG, "--step=-1"], "--step=-1 must be a non-negative integer"),
     ([CONFIG, "--step=3"], "--step=3 names a checkpoint to evaluate: add --mode=eval"),
-    ([CONFIG, "--mode=evl"], "--mode=evl: value should be one of <train|eval>"),
+    ([CONFIG, "--mode=evl"], "--mode='evl' is not one of train, eval (did you mean 'eval'?)"),
     ([CONFIG, "--config.model.norm"], "--config.model.norm has no value: write --config.model.norm=VALUE, {layernorm"),
+    (["--config"], "Missing value for flag --config"),
     ([CONFIG, "--config.model.norm", "--step=3"], "--config.model.norm has no value"),
     ([CONFIG, "--noconfig.model.norm"], "--noconfig.model.norm is for what is true or false"),
     ([CONFIG, "--process_id=1"], "--process_id=1 is for one of several processes: add --multihost"),
@@ -202,6 +204,22 @@ def test_overrides_are_written_as_absl_takes_them(tmp_path):
   config = json.loads(done.stdout.splitlines()[0])
   assert (config["mesh"]["data"], config["model"]["remat"], config["model"]["tie_embeddings"]) == (-1, True, False)
   assert (config["eval"]["every"], config["train"]["seed"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--rtt=nan"], "--rtt=nan must be a finite number"),
+    (["--bandwidth=0"], "--bandwidth=0 must be at least 0.001"),
+    (["--rtt=fast"], "--rtt=fast: it is not a number"),
+    (["--threads=-2"], "--threads=-2 must be a non-negative integer"),
+    (["--length=0"], "--length=0 must be a positive integer"),
+    (["--transforms=magic=on"], "transform='magic' is not one of fold, "),
+    (["--step=3"], "--step needs --checkpoint"),
+  ],
+)
+def test_a_private_command_is_as_strict(flags, message):
+  assert message in error(dry("private.profile", CONFIG, *flags))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """How a study trains: each run by a command of its own, one after the other, each resumed where it was interrupted."""
 
 from collections.abc import Sequence
+import contextlib
 import os
 import pathlib
 import re
@@ -65,14 +66,15 @@ def execute(arguments: Sequence[str]) -> tuple[int, str]:
     raise
   finally:
     reader.join(5)  # longer only if a process that the command left behind holds the pipe
-  return process.returncode, tail.decode(errors="replace")
+  return process.returncode, tail.decode(sys.stderr.encoding, errors="replace")
 
 
 def _pass_on(descriptor: int, tail: bytearray) -> None:
   """Copies what a command writes to standard error, progress bars as they are, and keeps the end of it."""
   while chunk := os.read(descriptor, 65536):
-    sys.stderr.write(chunk.decode(errors="replace"))
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # what nobody can read must be taken all the same, or the command would wait
+      sys.stderr.buffer.write(chunk)
+      sys.stderr.buffer.flush()
     tail += chunk
     del tail[:-8192]
 
