@@ -109,7 +109,7 @@ def run(define_flags: Callable[[], None], main: Callable[[], None]) -> None:
       sys.exit(0)
     helps = [arg for arg in argv[1:end] if _HELP.fullmatch(arg)]
     if not helps:
-      return _parse(argv)
+      return _parse(argv, own)
     _show_help(sys.modules[main.__module__].__doc__ or "", own, [arg for arg in argv[:end] if arg not in helps])
     sys.exit(0)
 
@@ -147,14 +147,19 @@ def one_line_errors():
     _fail(line)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  """Parses the flags, loads and validates the config, and runs the checks; returns the command's name alone."""
+def _parse(argv: Sequence[str], own: Sequence[str]) -> list[str]:
+  """Parses the flags, loads and validates the config, and runs the checks; returns the command's name alone.
+
+  Args:
+    argv: the command's name, and what was typed.
+    own: names of the command's flags, the likeliest to be meant by one that is mistyped.
+  """
   global _config
   rest, overrides = _split(argv) if "config" in FLAGS else (list(argv), {})
   try:
     rest = FLAGS(rest)
   except flags.UnrecognizedFlagError as error:
-    raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, FLAGS)}: --help lists them") from None
+    raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, own)}: --help lists them") from None
   for name in FLAGS:
     if isinstance(FLAGS[name].value, float) and not math.isfinite(FLAGS[name].value):
       raise UserError(f"--{name}={FLAGS[name].value} must be a finite number")
@@ -212,7 +217,7 @@ def _show_help(doc: str, own: Sequence[str], argv: Sequence[str]) -> None:
   if FLAGS.config is not None:
     config, source = config_file.load(FLAGS.config, overrides), f"as {FLAGS.config} sets them"
   else:
-    config, source = config_lib.base(), "with their defaults; --config=FILE --help has those of a file"
+    config, source = config_lib.base(), "with their defaults (--config=FILE --help: with a file's)"
     for name, value in overrides.items():
       group, field = name.split(".")
       config[group][field] = value
@@ -251,7 +256,8 @@ def _line_of(error: BaseException) -> str | None:
     if choice := re.fullmatch(r"(--\w+)=(.*): value should be one of <(.*)>", text):
       name, value, choices = choice[1], choice[2], choice[3].split("|")
       return f"{name}={value!r} is not one of {', '.join(choices)}{nearest(value, choices)}"
-    text = re.sub(r": (invalid literal for int\(\)|could not convert string to float).*", ": it is not a number", text)
+    text = re.sub(r": invalid literal for int\(\).*", ": it is not an integer", text)
+    text = re.sub(r": could not convert string to float.*", ": it is not a number", text)
     return re.sub(r"^(--\w+=.*): \S+ is not (.*)", r"\1 must be \2", text).replace("be number >=", "be at least")
   if is_disk_full(error):
     return "no space left on the disk: free some and run the same command again"

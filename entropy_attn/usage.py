@@ -25,7 +25,7 @@ def text(doc: str, names: Sequence[str], config: Mapping | None, source: str) ->
   if names:
     parts.append("Flags:\n" + "\n".join(row(*_flag(flags.FLAGS[name])) for name in names))
   if config is not None:
-    parts.append(f"Fields of the config, {source} (integers are below 2^31):")
+    parts.append(f"Fields of the config, {source}; integers are below 2^31:")
     parts += [_group(group, config) for group in fields.GROUPS]
   return "\n\n".join([*parts, "--helpfull lists the flags of all libraries, too."])
 

@@ -130,7 +130,7 @@ def test_what_names_a_file_or_folder_is_a_path_with_its_home_expanded(command):
 def test_help_lists_the_flags_and_every_field_and_ends_well(command):
   done = run("--help", *NEEDED[command], "--nonsense", command=command.removesuffix(".__main__"))
   assert done.returncode == 0 and done.stderr == ""
-  assert max(map(len, done.stdout.splitlines()[6:])) <= 110
+  assert max(map(len, done.stdout.splitlines())) <= 120
   for name in described(command)["flags"]:
     assert f"\n  --{name}=" in done.stdout
   assert "--verbosity" not in done.stdout and "--helpfull" in done.stdout
@@ -173,7 +173,7 @@ def test_json_holds_what_was_printed(tmp_path):
     ([CONFIG, "--workdir=~nobody77/x"], "--workdir=~nobody77/x: the home folder ~nobody77 is unknown"),
     ([CONFIG, "train"], "unexpected argument 'train': flags have the form --name=value"),
     ([CONFIG, "--wrkdir=a"], "unknown flag --wrkdir (did you mean 'workdir'?)"),
-    ([CONFIG, "--step=x"], "--step=x: it is not a number"),
+    ([CONFIG, "--step=x"], "--step=x must be an integer"),
     ([CONFIG, "--step=-1"], "--step=-1 must be a non-negative integer"),
     ([CONFIG, "--step=3"], "--step=3 names a checkpoint to evaluate: add --mode=eval"),
     ([CONFIG, "--mode=evl"], "--mode='evl' is not one of train, eval (did you mean 'eval'?)"),
@@ -211,7 +211,7 @@ def test_overrides_are_written_as_absl_takes_them(tmp_path):
   [
     (["--rtt=nan"], "--rtt=nan must be a finite number"),
     (["--bandwidth=0"], "--bandwidth=0 must be at least 0.001"),
-    (["--rtt=fast"], "--rtt=fast: it is not a number"),
+    (["--rtt=fast"], "--rtt=fast must be a number"),
     (["--threads=-2"], "--threads=-2 must be a non-negative integer"),
     (["--length=0"], "--length=0 must be a positive integer"),
     (["--transforms=magic=on"], "transform='magic' is not one of fold, "),
