@@ -252,7 +252,7 @@ def _line_of(error: BaseException) -> str | None:
   if isinstance(error, UserError):
     return text
   if isinstance(error, flags.Error):
-    text = re.sub(r"^flag (?=--)", "", text)
+    text = re.sub(r"^(flag (?=--)|ERROR:: )", "", text)
     if choice := re.fullmatch(r"(--\w+)=(.*): value should be one of <(.*)>", text):
       name, value, choices = choice[1], choice[2], choice[3].split("|")
       return f"{name}={value!r} is not one of {', '.join(choices)}{nearest(value, choices)}"
@@ -294,9 +294,12 @@ def _open_streams() -> None:
   What cannot be encoded is replaced, here and in Python's child processes. A closed one swallows what is written: else
   the next file that is opened would take its number, and be printed into.
   """
-  for name in ("stdout", "stderr"):
+  for name, descriptor in (("stdout", 1), ("stderr", 2)):
     if getattr(sys, name) is None:
-      setattr(sys, name, open(os.devnull, "w"))
+      null = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(null, descriptor)
+      os.set_inheritable(descriptor, True)  # children have it, too
+      setattr(sys, name, open(descriptor, "w"))
     stream = getattr(sys, name)
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="replace")

@@ -70,6 +70,21 @@ def main():
   subprocess.run([sys.executable, "-c", "print(chr(0x2265))"])
 cli.run(lambda: None, main)
 """
+SILENT = """
+import os, subprocess, sys
+from entropy_attn import cli
+def write(path, text):
+  with open(path, "w") as file:
+    os.write(1, b"to the terminal")
+    os.write(2, b"to the terminal")
+    file.write(text)
+def main():
+  print("to the terminal", flush=True)
+  write("{0}", "own")
+  child = "import os; file = open('{1}', 'w'); os.write(1, b'x'); os.write(2, b'x'); file.write('child')"
+  subprocess.run([sys.executable, "-c", child], check=True)
+cli.run(lambda: None, main)
+"""
 LAZY = """
 import sys, entropy_attn
 print("jax" in sys.modules, entropy_attn.model.__name__, entropy_attn.entropy.__name__, hasattr(entropy_attn, "x"))
@@ -290,13 +305,13 @@ def test_a_reader_that_has_enough_is_no_error():
   assert done.returncode == 1 and done.stderr == ""
 
 
-@pytest.mark.parametrize("closed", ["1", "2"])
-def test_a_closed_stream_is_no_error(closed):
-  done = subprocess.run(
-    ["sh", "-c", f'exec "$0" "$@" {closed}>&-', sys.executable, "-m", "entropy_attn.flops", "--help"],
-    cwd=ROOT, capture_output=True, text=True, check=False,
-  )  # fmt: skip
-  assert done.returncode == 0 and done.stderr == ""
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_a_closed_stream_is_no_error_and_no_file_takes_its_number(closed, tmp_path):
+  files = [tmp_path / "own", tmp_path / "child"]
+  code = SILENT.format(*map(str, files))
+  done = subprocess.run(["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", code], cwd=ROOT, check=False)
+  assert done.returncode == 0
+  assert [path.read_text() for path in files] == ["own", "child"]
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device of Linux")
