@@ -6,12 +6,15 @@ Nothing here imports JAX, and no command does before its main(): a mistake in wh
 from collections.abc import Callable, Sequence
 import contextlib
 import json
+import logging
+import math
 import os
 import pathlib
 import re
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
@@ -106,7 +109,7 @@ def run(define_flags: Callable[[], None], main: Callable[[], None]) -> None:
       sys.exit(0)
     helps = [arg for arg in argv[1:end] if _HELP.fullmatch(arg)]
     if not helps:
-      return _parse(argv)
+      return _parse(argv, own)
     _show_help(sys.modules[main.__module__].__doc__ or "", own, [arg for arg in argv[:end] if arg not in helps])
     sys.exit(0)
 
@@ -144,18 +147,27 @@ def one_line_errors():
     _fail(line)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-  """Parses the flags, loads and validates the config, and runs the checks; returns the command's name alone."""
+def _parse(argv: Sequence[str], own: Sequence[str]) -> list[str]:
+  """Parses the flags, loads and validates the config, and runs the checks; returns the command's name alone.
+
+  Args:
+    argv: the command's name, and what was typed.
+    own: names of the command's flags, the likeliest to be meant by one that is mistyped.
+  """
   global _config
   rest, overrides = _split(argv) if "config" in FLAGS else (list(argv), {})
   try:
     rest = FLAGS(rest)
   except flags.UnrecognizedFlagError as error:
-    raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, FLAGS)}: --help lists them") from None
+    raise UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, own)}: --help lists them") from None
+  for name in FLAGS:
+    if isinstance(FLAGS[name].value, float) and not math.isfinite(FLAGS[name].value):
+      raise UserError(f"--{name}={FLAGS[name].value} must be a finite number")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}: flags have the form --name=value")
   if FLAGS["verbosity"].using_default_value:  # app.run would choose INFO: the libraries' notes drown ours
-    FLAGS.verbosity = logging.WARNING
+    FLAGS.verbosity = absl_logging.WARNING
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it remarks on a home folder that is not there
   if "config" in FLAGS and FLAGS.config is not None:
     _config = config_file.load(FLAGS.config, overrides)
     config_lib.validate(_config)
@@ -205,7 +217,7 @@ def _show_help(doc: str, own: Sequence[str], argv: Sequence[str]) -> None:
   if FLAGS.config is not None:
     config, source = config_file.load(FLAGS.config, overrides), f"as {FLAGS.config} sets them"
   else:
-    config, source = config_lib.base(), "with their defaults; --config=FILE --help has those of a file"
+    config, source = config_lib.base(), "with their defaults (--config=FILE --help: with a file's)"
     for name, value in overrides.items():
       group, field = name.split(".")
       config[group][field] = value
@@ -240,8 +252,13 @@ def _line_of(error: BaseException) -> str | None:
   if isinstance(error, UserError):
     return text
   if isinstance(error, flags.Error):
-    text = re.sub(r"^flag (?=--)", "", text)
-    return re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be an integer", text)
+    text = re.sub(r"^(flag (?=--)|ERROR:: )", "", text)
+    if choice := re.fullmatch(r"(--\w+)=(.*): value should be one of <(.*)>", text):
+      name, value, choices = choice[1], choice[2], choice[3].split("|")
+      return f"{name}={value!r} is not one of {', '.join(choices)}{nearest(value, choices)}"
+    text = re.sub(r": invalid literal for int\(\).*", ": it is not an integer", text)
+    text = re.sub(r": could not convert string to float.*", ": it is not a number", text)
+    return re.sub(r"^(--\w+=.*): \S+ is not (.*)", r"\1 must be \2", text).replace("be number >=", "be at least")
   if is_disk_full(error):
     return "no space left on the disk: free some and run the same command again"
   if text.startswith("Could not determine home directory"):
@@ -277,9 +294,12 @@ def _open_streams() -> None:
   What cannot be encoded is replaced, here and in Python's child processes. A closed one swallows what is written: else
   the next file that is opened would take its number, and be printed into.
   """
-  for name in ("stdout", "stderr"):
+  for name, descriptor in (("stdout", 1), ("stderr", 2)):
     if getattr(sys, name) is None:
-      setattr(sys, name, open(os.devnull, "w"))
+      null = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(null, descriptor)
+      os.set_inheritable(descriptor, True)  # children have it, too
+      setattr(sys, name, open(descriptor, "w"))
     stream = getattr(sys, name)
     if hasattr(stream, "reconfigure"):
       stream.reconfigure(errors="replace")

@@ -137,6 +137,8 @@ def describe(config: ConfigDict) -> str:
 def validate(config: ConfigDict) -> None:
   """Raises UserError for an unknown or missing field, a value it does not accept, or fields that contradict."""
   for group in config:
+    if group not in fields.GROUPS:
+      fields.find(group)  # raises
     if not isinstance(config[group], Mapping | ConfigDict):
       raise UserError(f"config: {group}={config[group]!r} must be a group of fields")
     for name in config[group]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import dataclasses
 import math
 
+from entropy_attn.data import corpora
 from entropy_attn.errors import UserError, check_choice, nearest
 
 FREE = "free"  # any text: it is checked where it is used
@@ -17,7 +18,7 @@ _INT32 = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-  """What a number must be; None is no bound. A number is always finite."""
+  """What a number must be; None is no bound."""
 
   least: float | None = None
   above: float | None = None
@@ -33,8 +34,6 @@ class Bounds:
 
   def check(self, name: str, value: float) -> None:
     """Raises UserError, naming field, value and bound, for a number that is not within them."""
-    if not _is_finite(value):
-      raise UserError(f"{name}={_shown(value)} must be a finite number")
     if self.least is not None and value < self.least:
       raise UserError(f"{name}={_shown(value)} must be at least {_shown(self.least)}")
     if self.above is not None and value <= self.above:
@@ -80,6 +79,8 @@ class Field:
     right = isinstance(value, (int, float)) if self.kind is float else isinstance(value, self.kind)
     if not right or (isinstance(value, bool) and self.kind is not bool):
       raise self._wrong_kind(name, value)
+    if self.kind is float and not _is_finite(value):
+      raise UserError(f"{name}={_shown(value)} must be a finite number")
     if self.choices:
       check_choice(name, value, self.choices)
     if self.bounds:
@@ -134,7 +135,7 @@ def _is_finite(value: float) -> bool:
   try:
     return math.isfinite(value)
   except OverflowError:  # an integer beyond the floats
-    return isinstance(value, int)
+    return False
 
 
 def _shown(value) -> str:
@@ -249,7 +250,7 @@ GROUPS: dict[str, dict[str, Field]] = {
     "max_entropy": _float(None, "the bins' Max in nats; none: the causal ceiling, mean_i log(i+1)", above=0),
   },
   "data": {
-    "name": _choice("codeparrot", ("python_source", "codeparrot", "text_files", "languini"), "the corpus"),
+    "name": _choice("codeparrot", corpora.NAMES, "the corpus"),
     "path": _text("", "a folder (codeparrot: of parquet or jsonl, empty: the Hub; text_files: or a glob)"),
     "tokenizer": _text("", "a tokenizer.json, SentencePiece .model or Hub name; empty: the corpus's own"),
     "data_dir": _text("~/.cache/entropy_attn", "where built datasets live", empty=False),
@@ -257,7 +258,7 @@ GROUPS: dict[str, dict[str, Field]] = {
     "include_site_packages": _bool(False, "python_source: the environment's packages too"),
     "max_train_files": _int(600_000, "documents to train on", least=1),
     "max_valid_files": _int(2_000, "documents to evaluate on", least=1),
-    "valid_fraction": _float(0.05, "the documents held out, by hash", above=0, below=1),
+    "valid_fraction": _float(corpora.VALID_FRACTION, "the documents held out, by hash", above=0, below=1),
     "eval_split": _text("test_iid", "languini: test_iid, test_langlearn, test_discworld, test_java, …", empty=False),
   },
   "mesh": {
@@ -267,15 +268,6 @@ GROUPS: dict[str, dict[str, Field]] = {
   },
 }
 FIELDS = {f"{group}.{name}": field for group, fields in GROUPS.items() for name, field in fields.items()}
-
-# The fields of the group data that each corpus reads; all read data.name, and data_dir says where, not what.
-_BUILT = ("packing", "max_train_files", "max_valid_files", "valid_fraction", "tokenizer", "data_dir")
-DATA_READ_BY = {
-  "python_source": frozenset({*_BUILT, "include_site_packages"}),
-  "codeparrot": frozenset({*_BUILT, "path"}),
-  "text_files": frozenset({*_BUILT, "path"}),
-  "languini": frozenset({"path", "tokenizer", "eval_split"}),
-}
 
 
 def find(name: str) -> Field:
@@ -307,4 +299,4 @@ def _groups_with(field: str) -> list[str]:
 
 def unread(name: str, changed: Iterable[str]) -> list[str]:
   """Of the changed fields of the group data, those that the corpus `name` does not read."""
-  return [field for field in changed if field not in DATA_READ_BY[name] | {"name", "data_dir"}]
+  return [field for field in changed if field not in corpora.READS[name]]

@@ -25,7 +25,9 @@ def define_flags() -> None:
     "workdir", None, "The run's folder; one that holds the same run is resumed. Default: runs/ and the config's name."
   )
   flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the run's checkpoint.")
-  flags.DEFINE_integer("step", None, "With --mode=eval: the checkpoint of this step; default: the newest.")
+  flags.DEFINE_integer(
+    "step", None, "With --mode=eval: the checkpoint of this step; default: the newest.", lower_bound=0
+  )
   flags.DEFINE_bool("accept_changed_text", False, "Resume although the text is not what the run was trained on.")
   processes.define_flags()
   cli.add_check(check_flags)

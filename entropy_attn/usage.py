@@ -25,7 +25,7 @@ def text(doc: str, names: Sequence[str], config: Mapping | None, source: str) ->
   if names:
     parts.append("Flags:\n" + "\n".join(row(*_flag(flags.FLAGS[name])) for name in names))
   if config is not None:
-    parts.append(f"Fields of the config, {source} (integers are below 2^31):")
+    parts.append(f"Fields of the config, {source}; integers are below 2^31:")
     parts += [_group(group, config) for group in fields.GROUPS]
   return "\n\n".join([*parts, "--helpfull lists the flags of all libraries, too."])
 
@@ -43,13 +43,18 @@ def _flag(flag: flags.Flag) -> tuple[str, str]:
   kind = flag.flag_type()
   if kind == "bool":
     return f"--{flag.name}={str(flag.default).lower()}", f"{{true, false}}  {flag.help}"
+  said = flag.help
+  least, most = (getattr(flag.parser, name, None) for name in ("lower_bound", "upper_bound"))
+  if least is not None:
+    said = f"≥ {least:g}{'' if most is None else f', ≤ {most:g}'}  {said}"
   if flag.default in (None, [], ""):
     word = {"int": "INTEGER", "float": "NUMBER", "path": "PATH"}.get(kind, "TEXT")
-    return f"--{flag.name}={word}", flag.help
+    return f"--{flag.name}={word}", said
   if isinstance(flag, flags.MultiFlag):
-    return " ".join(f"--{flag.name}={value}" for value in flag.default), flag.help
+    return " ".join(f"--{flag.name}={value}" for value in flag.default), said
   choices = getattr(flag.parser, "enum_values", None)
-  said = re.sub(r"^<[^>]*>: ", f"{{{', '.join(choices)}}}  ", flag.help) if choices else flag.help
+  if choices:
+    said = re.sub(r"^<[^>]*>: ", f"{{{', '.join(choices)}}}  ", flag.help)
   return f"--{flag.name}={flag.default}", said
 
 

@@ -2,13 +2,12 @@
 
 import pathlib
 import runpy
-import subprocess
-import sys
 
 import pytest
 
 from entropy_attn import config as config_lib
-from entropy_attn import published, reparam
+from entropy_attn import fields, published, reparam
+from entropy_attn.data import corpora
 from entropy_attn.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -106,9 +105,7 @@ def test_codeparrot_settings():
   )  # fmt: skip
   assert (c.train.steps, c.train.batch_size, c.train.accumulation, c.train.seed) == (32_300, 512, 4, 0)
   assert (c.eval.every, c.eval.batches, c.eval.last_n, c.eval.max_entropy) == (500, 0, 0, None)
-  assert (c.data.name, c.data.packing, c.data.tokenizer) == (
-    "codeparrot", "per_file", "huggingface-course/code-search-net-tokenizer",
-  )  # fmt: skip
+  assert (c.data.name, c.data.packing, c.data.tokenizer) == ("codeparrot", "per_file", "")
   assert (c.data.max_train_files, c.data.max_valid_files) == (600_000, 2_000)
 
 
@@ -171,57 +168,38 @@ def test_unknown_targets(row):
     config_lib.validate(_get(f"codeparrot_{row}", "qkvo_ffn"))
 
 
-@pytest.mark.parametrize(
-  ("flags", "nearest"),
-  [
-    (["--config=configs/codeparrot_ereg.py:L81"], "'L18'"),
-    (["--config=configs/codeparrot_ereg.py", "--config.model.nrm=layernorm"], "norm"),
-    (["--config=configs/codeparrot_ereg.py", "--config.model.norm=layer_norm"], "'layernorm'"),
-  ],
-)
-def test_command_line_names_the_nearest(flags, nearest):
-  command = [sys.executable, "-m", "entropy_attn.flops", *flags]
-  result = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert result.returncode == 2
-  assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-  assert nearest in result.stderr
+ALL = [(path.stem, argument) for path in sorted(CONFIGS.glob("*.py"))
+       for argument in ARGUMENTS.get(path.stem.partition("_")[0], (None,))]  # fmt: skip
 
 
-FREE_TEXT = {"data.path", "data.tokenizer", "data.data_dir", "data.eval_split"}  # checked where they are opened
+@pytest.mark.parametrize(("name", "argument"), ALL)
+def test_any_config_trains_on_the_embedded_corpus_instead(name, argument):
+  setting = f"ffn,{argument}" if name.endswith("norm") else argument
+  c = _get(name, *([setting] if argument else []))
+  config_lib.validate(c)
+  c.data.name = "python_source"
+  config_lib.validate(c)
 
 
-def test_every_field_is_checked():
-  for group, fields in config_lib.base().items():
-    for field, default in fields.items():
-      name = f"{group}.{field}"
-      rules = [name in config_lib.CHOICES, name in config_lib.BOUNDS, name in FREE_TEXT, isinstance(default, bool)]
-      assert sum(rules) == 1, f"{name}: give it choices or bounds"
-
-
-@pytest.mark.parametrize("name", config_lib.CHOICES)
-def test_a_value_that_is_no_choice_is_refused(name):
+@pytest.mark.parametrize("corpus", corpora.READS)
+@pytest.mark.parametrize("field", fields.GROUPS["data"])
+def test_a_field_that_the_corpus_does_not_read_is_refused(corpus, field):
+  changed = {"path": "x", "tokenizer": "x", "data_dir": "x", "packing": "concat", "include_site_packages": True,
+             "max_train_files": 5, "max_valid_files": 5, "valid_fraction": 0.5, "eval_split": "x"}  # fmt: skip
   c = config_lib.base()
-  group, field = name.split(".")
-  for choice in config_lib.CHOICES[name]:
-    c[group][field] = choice
-  c[group][field] = "another"
-  with pytest.raises(UserError, match=f"{name}='another' is not one of "):
+  c.data.name = corpus
+  if field == "name":
+    return config_lib.validate(c)
+  c.data[field] = changed.pop(field)
+  if field in corpora.READS[corpus]:
+    return config_lib.validate(c)
+  with pytest.raises(UserError, match=f"data.{field}=.* has no effect with data.name={corpus}: leave it out"):
     config_lib.validate(c)
 
 
-@pytest.mark.parametrize("name", config_lib.BOUNDS)
-def test_a_number_out_of_its_bounds_is_refused(name):
-  group, field = name.split(".")
-  least, end = config_lib.BOUNDS[name]
-  wrong = ([] if least is None else [least - 1]) + ([] if end is None else [end])
-  if not isinstance(config_lib.base()[group][field], int):
-    wrong += [float("nan"), float("inf")]
-  assert wrong
-  for value in wrong:
-    c = config_lib.base()
-    c[group][field] = float(value) if not isinstance(c[group][field], int) else value
-    with pytest.raises(UserError, match=name):
-      config_lib.validate(c)
+def test_what_the_corpora_read_is_said_of_each_and_of_fields_that_there_are():
+  assert set(corpora.READS) == set(corpora.NAMES)
+  assert set().union(*corpora.READS.values()) | {"name"} == set(fields.GROUPS["data"])
 
 
 def test_a_published_row_is_an_architecture_at_a_setting():

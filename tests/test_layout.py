@@ -45,7 +45,7 @@ ONLY = {
   "loss": ("sharding",),
   "model": ("attention", "loss", "reparam", "sharding"),
   "data": ("data", "errors", "locks", "owned", "progress"),
-  "fields": ("errors",),
+  "fields": ("data.corpora", "errors"),
   "usage": ("fields",),
   "config": ("errors", "fields"),  # no command waits for JAX to say that a field is mistyped
   "config_file": ("errors", "fields", "paths"),

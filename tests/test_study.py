@@ -47,7 +47,7 @@ def _folder(path, run, **changes):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_of_the_repository_load(name):
-  listed = runs.load_study(str(ROOT / "configs" / "studies" / f"{name}.py"))
+  listed = runs.load_study(ROOT / "configs" / "studies" / f"{name}.py")
   configs = {run.name: runs.load_config(run) for run in listed}
   assert all(c.model.num_layers == 6 and c.data.name == "python_source" for c in configs.values())
   architectures = [config_lib.architecture_name(c) for c in configs.values()]
@@ -55,7 +55,7 @@ def test_studies_of_the_repository_load(name):
 
 
 def test_comparison_starts_from_the_quickstart():
-  listed = {run.name: run for run in runs.load_study(str(ROOT / "configs/studies/compare.py"))}
+  listed = {run.name: run for run in runs.load_study(ROOT / "configs/studies/compare.py")}
   architectures = {name: config_lib.architecture_name(runs.load_config(run)) for name, run in listed.items()}
   assert architectures == {
     "ereg": "EReg(SM(t)+ScFuFFN)",
@@ -66,25 +66,29 @@ def test_comparison_starts_from_the_quickstart():
 
 
 def test_command_is_what_a_user_would_type():
-  run = Run("a", "configs/codeparrot_ereg.py:quick", {"train.steps": 4, "regularizer.gamma": 0.3})
+  run = Run("a", "configs/codeparrot_ereg.py:quick", {"train.steps": 4, "model.remat": True, "eval.max_entropy": None})
   assert runs.command(run, pathlib.Path("runs/a"))[1:] == [
     "-m",
     "entropy_attn.main",
     "--config=configs/codeparrot_ereg.py:quick",
     "--workdir=runs/a",
     "--config.train.steps=4",
-    "--config.regularizer.gamma=0.3",
+    "--config.model.remat=true",
+    "--config.eval.max_entropy=none",
   ]
   config = runs.load_config(run)
-  assert (config.train.steps, config.regularizer.gamma) == (4, 0.3)
+  assert (config.train.steps, config.model.remat, config.eval.max_entropy) == (4, True, None)
 
 
 @pytest.mark.parametrize(
   ("run", "message"),
   [
     (Run("a", "configs/absent.py"), "configs/absent.py does not exist"),
-    (Run("a", "configs/quickstart.py", {"train.step": 1}), "'train.step' .*did you mean 'train.steps'"),
-    (Run("a", "configs/quickstart.py", {"train.steps": "many"}), "train.steps='many' has the wrong type"),
+    (
+      Run("a", "configs/quickstart.py", {"train.step": 1}),
+      "run 'a': config: train has no field 'step' .*'steps'",
+    ),
+    (Run("a", "configs/quickstart.py", {"train.steps": "many"}), "train.steps='many' must be an integer"),
     (Run("a", "configs/quickstart.py", {"model.norm": "rms"}), "model.norm='rms' is not one of"),
     (Run("a", "configs/codeparrot_ereg.py:quik"), "did you mean 'quick'"),
     (Run("a", "tests/test_study.py"), "defines no get_config"),
@@ -99,6 +103,9 @@ def test_mistakes_in_a_run_are_named(run, message):
   ("body", "message"),
   [
     ("[]", "no runs"),
+    ("None", r"get_study\(\) must return a list of Run"),
+    ("['a']", r"get_study\(\) must return a list of Run"),
+    ("1 / 0", "study.py:3: ZeroDivisionError: division by zero"),
     ("[Run('a', 'x'), Run('a', 'y')]", "two runs are named 'a'"),
     ("[Run('../a', 'x')]", "not fit for a folder"),
   ],
@@ -107,7 +114,7 @@ def test_mistakes_in_a_study_are_named(tmp_path, body, message):
   file = tmp_path / "study.py"
   file.write_text(f"from entropy_attn.study import Run\ndef get_study():\n  return {body}\n")
   with pytest.raises(UserError, match=message):
-    runs.load_study(str(file))
+    runs.load_study(file)
 
 
 def test_table_uses_one_max_for_all_runs(tmp_path):

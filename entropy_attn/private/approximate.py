@@ -23,6 +23,7 @@ def main() -> None:
 
   from entropy_attn.private.program import squares
   from entropy_attn.private.program.fits import fit_chain, starting_points
+  from entropy_attn.progress import say
 
   weight = lambda x: 1 / (np.exp(x) + squares.SOFTEN)
   tail = np.vectorize(lambda x: x * 0.5 * math.erfc(x / math.sqrt(2)))
@@ -31,7 +32,7 @@ def main() -> None:
     for k in squares.COUNTS:
       starts = starting_points(low, 0.0, k, [[2.0**-k, 1.0, *[0.0] * k]])
       fits.append(fit_chain(np.exp, weight, low, 0.0, k, affine=False, starts=starts))
-      print(f"exp on [{low:g}, 0], {k} squares: error {fits[-1].error:.1e}", flush=True)
+      say(f"exp on [{low:g}, 0], {k} squares: error {fits[-1].error:.1e}")
   gelu = fit_chain(tail, np.ones_like, 0.0, end, 3, affine=True, starts=starting_points(0.0, end, 3))
   found = {"exponential": fits, "gelu_tail": [gelu]}
   lines = {name: [dataclasses.asdict(chain) for chain in chains] for name, chains in found.items()}

@@ -6,7 +6,7 @@ from entropy_attn import cli
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties.sockets import Tls
 from entropy_attn.private.program import squares
-from entropy_attn.private.program.spec import Transforms, transforms_for
+from entropy_attn.private.program.spec import Transforms, parse_transforms, transforms_for
 
 FLAGS = flags.FLAGS
 
@@ -14,7 +14,7 @@ FLAGS = flags.FLAGS
 def define_model() -> None:
   """Defines --checkpoint, --step and --config, for `load_model`."""
   cli.define_path("checkpoint", None, "A run's folder: its newest checkpoint.")
-  flags.DEFINE_integer("step", None, "With --checkpoint: that of this step.")
+  flags.DEFINE_integer("step", None, "With --checkpoint: that of this step.", lower_bound=0)
   cli.define_config(required=False)
   cli.add_check(_check_model)
 
@@ -44,6 +44,7 @@ def define_transforms() -> None:
   flags.DEFINE_string(
     "transforms", "", "name=value,… of private.program.spec.Transforms, e.g. triangle=off; or stock: none at all."
   )
+  cli.add_check(lambda: parse_transforms(FLAGS.transforms))
 
 
 def transforms_of(model_config) -> Transforms:
@@ -57,17 +58,19 @@ def transforms_of(model_config) -> Transforms:
 
 def define_error() -> None:
   """Defines --error."""
-  flags.DEFINE_float("error", squares.ERROR, "Of each layer's exponential: see private.program.squares.")
+  flags.DEFINE_float(
+    "error", squares.ERROR, "Of each layer's exponential: see private.program.squares.", lower_bound=0.0
+  )
 
 
 def define_length() -> None:
   """Defines --length."""
-  flags.DEFINE_integer("length", None, "Tokens of the prompt; default: the model's context length.")
+  flags.DEFINE_integer("length", None, "Tokens of the prompt; default: the model's context length.", lower_bound=1)
 
 
 def define_threads() -> None:
   """Defines --threads."""
-  flags.DEFINE_integer("threads", 0, "Of each party that runs here; 0: as many as it has cores.")
+  flags.DEFINE_integer("threads", 0, "Of each party that runs here; 0: as many as it has cores.", lower_bound=0)
 
 
 def define_party() -> None:
@@ -75,7 +78,9 @@ def define_party() -> None:
   cli.define_path("tls_cert", None, "This party's certificate, PEM; with --tls_key and --tls_ca.")
   cli.define_path("tls_key", None, "Its key, PEM.")
   cli.define_path("tls_ca", None, "The authority that signed the other's certificate, PEM.")
-  flags.DEFINE_float("timeout", 30.0, "Seconds without a sign of the other party until it is given up.")
+  flags.DEFINE_float(
+    "timeout", 30.0, "Seconds without a sign of the other party until it is given up.", lower_bound=1.0
+  )
   define_threads()
   cli.add_check(party)
 

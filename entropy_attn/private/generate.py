@@ -5,6 +5,7 @@
 Weights and tokenizer are the server's; it sees neither the prompt nor what comes of it, but how many tokens both have.
 """
 
+import re
 import sys
 
 from absl import flags as absl_flags
@@ -23,7 +24,7 @@ def define_flags() -> None:
   absl_flags.DEFINE_list("prompt_ids", None, "Instead of --prompt: token ids, separated by commas.")
   absl_flags.DEFINE_integer("tokens", 8, "How many to generate at most.", lower_bound=1)
   absl_flags.DEFINE_float("temperature", 0.0, "0: the likeliest token; else drawn.", lower_bound=0.0)
-  absl_flags.DEFINE_integer("seed", 0, "Of the drawing.")
+  absl_flags.DEFINE_integer("seed", 0, "Of the drawing.", lower_bound=0)
   cli.define_json()
   flags.define_party()
   cli.add_check(check_flags)
@@ -81,7 +82,7 @@ def _prompt_ids() -> list[int] | None:
 
 def _address(text: str) -> tuple[str, int]:
   host, _, port = text.rpartition(":")
-  if not host or not port.isdigit():
+  if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
     raise UserError(f"--server={text!r} has not the form host:port")
   return host, int(port)
 

@@ -23,10 +23,10 @@ def define_flags() -> None:
   flags.define_model()
   flags.define_transforms()
   flags.define_length()
-  absl_flags.DEFINE_integer("layers", None, "Run so many layers and extrapolate.")
+  absl_flags.DEFINE_integer("layers", None, "Run so many layers and extrapolate.", lower_bound=1)
   flags.define_error()
-  absl_flags.DEFINE_float("rtt", 0.0, "Round-trip time in ms to imitate.")
-  absl_flags.DEFINE_float("bandwidth", None, "Mbit/s each way to imitate.")
+  absl_flags.DEFINE_float("rtt", 0.0, "Round-trip time in ms to imitate.", lower_bound=0.0)
+  absl_flags.DEFINE_float("bandwidth", None, "Mbit/s each way to imitate.", lower_bound=0.001)
   flags.define_threads()
   cli.define_json()
 

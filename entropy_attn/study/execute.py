@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import threading
 
 from entropy_attn import progress
@@ -67,16 +68,21 @@ def execute(arguments: Sequence[str]) -> tuple[int, str]:
     raise
   finally:
     reader.join(5)  # longer only if a process that the command left behind holds the pipe
-  return process.returncode, tail.decode(errors="replace")
+  return process.returncode, tail.decode(_encoding(), errors="replace")
 
 
 def _pass_on(descriptor: int, tail: bytearray) -> None:
   """Copies what a command writes to standard error, progress bars as they are, and keeps the end of it."""
-  decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a letter
+  decoder = codecs.getincrementaldecoder(_encoding())("replace")  # a read may end within a letter
   while chunk := os.read(descriptor, 65536):
     progress.pass_on(decoder.decode(chunk))
     tail += chunk
     del tail[:-8192]
+
+
+def _encoding() -> str:
+  """That of standard error, which a command of ours takes over from this one."""
+  return getattr(sys.stderr, "encoding", None) or "utf-8"
 
 
 def _reason(status: int, errors: str) -> str:

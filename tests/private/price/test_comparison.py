@@ -8,8 +8,10 @@ import pytest
 from entropy_attn import published
 from entropy_attn.errors import UserError
 from entropy_attn.private import audit
-from entropy_attn.private.price import comparison, predict
+from entropy_attn.private.parties import measure
+from entropy_attn.private.price import audit_tables, comparison, predict
 from entropy_attn.private.program import spec as spec_lib
+from entropy_attn.run import pretrained
 
 BY_NAME = {(row.table, row.model): row for row in published.ROWS}
 SCFUFFN = BY_NAME[3, "SM+ScFuFFN"]
@@ -53,8 +55,8 @@ def test_published_latencies_are_shorter_than_their_own_bytes_take(result):
   assert all(row["minutes_at_100_megabits"] > row["minutes"] for row in rows)
   both = [(row["table"], row["model"]) for row in rows if row["minutes_at_100_megabits"] / 2 > row["minutes"]]
   assert len(both) == 12 and (3, "SM+LN+G") in both  # even with both directions at once
-  assert "all 16 published latencies are shorter" in audit.text(result)
-  assert "12 even where both directions run at once" in audit.text(result)
+  assert "all 16 published latencies are shorter" in audit_tables.text(result)
+  assert "12 even where both directions run at once" in audit_tables.text(result)
 
 
 def test_a_published_gelu_costs_the_same_in_every_table(result):
@@ -79,7 +81,7 @@ def test_a_recorded_run_goes_to_its_own_row_alone():
 
 def test_engine_runs_stand_in_the_table(tmp_path):
   (tmp_path / "one.json").write_text(json.dumps(recorded(SCFUFFN, total_bytes=1.23e9)))
-  text = audit.text(comparison.compare(comparison.measured_runs([tmp_path])))
+  text = audit_tables.text(comparison.compare(comparison.measured_runs([tmp_path])))
   line = next(line for line in text.splitlines() if line.startswith("3 ") and " SM+ScFuFFN " in line)
   assert "1.23" in line and "2 of 12 layers run" in text
   (error,) = comparison.compare(comparison.measured_runs([tmp_path]))["errors"]
@@ -100,8 +102,8 @@ def test_an_engine_run_is_recorded_under_its_rows_name_and_found_again(tmp_path,
     asked.append((model, options))
     return recorded(SCFUFFN)
 
-  monkeypatch.setattr(audit.pretrained, "untrained", lambda config: config.model.to_dict())
-  monkeypatch.setattr(audit.measure, "profile", profile)
+  monkeypatch.setattr(pretrained, "untrained", lambda config: config.model.to_dict())
+  monkeypatch.setattr(measure, "profile", profile)
   audit.run_engine(SCFUFFN, "ours", tmp_path)
   assert asked == [(comparison.config_of(SCFUFFN).model.to_dict(), {"length": 128, "layers": 2})]
   (run,) = comparison.measured_runs([tmp_path])

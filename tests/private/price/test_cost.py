@@ -11,9 +11,8 @@ from private.models import LINEAR, make
 import pytest
 
 from entropy_attn.errors import UserError
-from entropy_attn.private import cost as cost_command
 from entropy_attn.private.parties import engine
-from entropy_attn.private.price import count, predict
+from entropy_attn.private.price import count, lines, predict
 from entropy_attn.private.price import protocols as protocols_lib
 from entropy_attn.private.program import ops
 from entropy_attn.private.program import spec as spec_lib
@@ -153,19 +152,19 @@ def test_each_transform_but_diagonal_saves_bytes_or_nothing():
 
 def test_latency_is_bytes_rounds_and_computation():
   result = {"total_bytes": 1e9, "rounds": 100, "seconds": 7.0}
-  assert predict.latency(result, 1000, 0) == pytest.approx(8 + 7)
-  assert predict.latency(result, 100, 80, compute=0) == pytest.approx(80 + 8)
+  assert lines.latency(result, 1000, 0) == pytest.approx(8 + 7)
+  assert lines.latency(result, 100, 80, compute=0) == pytest.approx(80 + 8)
 
 
 @pytest.mark.parametrize("text,line", [("LAN", (1000, 0.5)), ("300,20", (300, 20)), ("1.5,0", (1.5, 0))])
 def test_a_line_is_read(text, line):
-  assert cost_command.parse_line(text) == line
+  assert lines.parse(text) == line
 
 
 @pytest.mark.parametrize("text", ["lan", "100", "0,1", "1,-1", "a,b", "1,2,3"])
 def test_a_line_that_is_none_is_refused(text):
   with pytest.raises(UserError, match="is neither LAN, WAN nor MBIT,RTT"):
-    cost_command.parse_line(text)
+    lines.parse(text)
 
 
 def test_no_engine_is_needed(monkeypatch):
