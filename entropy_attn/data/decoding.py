@@ -23,7 +23,18 @@ def text_of(content: bytes) -> str:
   Raises:
     UnicodeDecodeError: when it is of another encoding than it should be; `reason` says which.
   """
-  return content.decode(encoding_of(content[:LONGEST_MARK]))
+  encoding = encoding_of(content[:LONGEST_MARK])
+  if encoding == "utf-8" and _is_unmarked_utf16(content):
+    raise UnicodeDecodeError(encoding, content, 0, 1, "UTF-16 without a byte-order mark")
+  return content.decode(encoding)
+
+
+def _is_unmarked_utf16(content: bytes) -> bool:
+  """Whether every other byte is zero: ASCII in UTF-16, which UTF-8 would read as letters with NULs between them."""
+  if b"\0" not in content:
+    return False
+  few, many = sorted((content[0::2].count(0), content[1::2].count(0)))
+  return many > 0.9 * (len(content) // 2) and few < 0.1 * many
 
 
 def reason(error: UnicodeDecodeError) -> str:

@@ -176,13 +176,23 @@ def test_a_byte_order_mark_says_the_encoding(folder, texts, encoding):
   assert +corpus.skipped == {"duplicate": 1}
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le"])
-def test_other_encodings_are_the_reason_that_is_given(tmp_path, encoding):
+@pytest.mark.parametrize(
+  ("encoding", "text"),
+  [("latin-1", "déjà vu"), ("utf-16-le", "déjà vu"), ("utf-16-le", "plain"), ("utf-16-be", "plain")],
+)
+def test_other_encodings_are_the_reason_that_is_given(tmp_path, encoding, text):
   (tmp_path / "foreign").mkdir()
   for i in range(40):
-    (tmp_path / f"foreign/{i}.txt").write_bytes(f"déjà vu {i}".encode(encoding))
+    (tmp_path / f"foreign/{i}.txt").write_bytes(f"{text} {i}".encode(encoding))
   with pytest.raises(UserError, match=r"40 files: not UTF-8.*iconv"):
     pipeline.prepare(_text_config(tmp_path, tmp_path / "foreign"))
+
+
+def test_which_file_became_what_is_said(tmp_path, texts, capfd):
+  folder = _named_folder(tmp_path, texts, ["train.txt", "val.txt", "test.txt"])
+  pipeline.prepare(_text_config(tmp_path, folder))
+  said = "text_files: split by the files' names: train: train.txt; valid: val.txt; left out: test.txt (test)"
+  assert capfd.readouterr().err.count(said) == 1
 
 
 def test_empty_files_nul_bytes_and_line_ends_do_no_harm(tmp_path, folder):
