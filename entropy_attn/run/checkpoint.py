@@ -48,6 +48,12 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
+    needed, free = _size(state), shutil.disk_usage(self._directory).free
+    if free < needed:  # Orbax would find out, in tracebacks from its threads
+      raise UserError(
+        f"no space left for a checkpoint under {self._directory}: it needs {needed / 2**20:.0f} MiB and "
+        f"{free / 2**20:.0f} MiB are free: free some and run the same command again; what was saved before is intact"
+      )
     items = {
       "state": ocp.args.StandardSave(state),
       "data": ocp.args.JsonSave(data_position),
@@ -94,8 +100,8 @@ class Checkpoints:
     """Waits for what is being written."""
     try:
       self._guard(self._manager.wait_until_finished)
+      self._guard(self._manager.close)
     finally:
-      self._manager.close()
       self._alias.close()
 
   def _guard(self, action) -> None:
@@ -168,7 +174,7 @@ def restore_variables(workdir: pathlib.Path, abstract_state, step: int | None = 
 
 def check_space(workdir: pathlib.Path, state, kept: int) -> None:
   """Raises UserError if the folder's disk cannot hold the checkpoints to come."""
-  size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  size = _size(state)
   free = shutil.disk_usage(workdir).free
   needed = (kept + 1) * size
   if free < needed:
@@ -176,6 +182,11 @@ def check_space(workdir: pathlib.Path, state, kept: int) -> None:
       f"no space left under {workdir}: {kept + 1} checkpoints need {needed / 2**20:.0f} MiB and "
       f"{free / 2**20:.0f} MiB are free; free some, choose another --workdir, or lower train.keep_checkpoints"
     )
+
+
+def _size(state) -> int:
+  """Bytes of a state's arrays."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 class _Unreadable(Exception):
