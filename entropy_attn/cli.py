@@ -238,7 +238,7 @@ def _check_working_directory() -> None:
 
 def _check_json() -> None:
   path = FLAGS.json
-  if path is None:
+  if path is None or ("multihost" in FLAGS and FLAGS.multihost):  # of several processes the first one alone writes it
     return
   workdir = FLAGS["workdir"].value if "workdir" in FLAGS else None
   if workdir is not None and not path.parent.exists() and path.is_relative_to(workdir):
