@@ -80,5 +80,9 @@ def _of_split(split: str, old: dict, new: dict) -> list[str]:
         lines.append(f"{split}: {len(names)} file{'s' * (len(names) != 1)} {word} ({', '.join(names[:_SHOWN])}{more})")
   for what in _COUNTS:
     if old.get(what) != new.get(what):
-      lines.append(f"{split}: {old.get(what, 'unknown')} → {new.get(what, 'unknown')} {what}")
+      lines.append(f"{split}: {_count(old, what)} → {_count(new, what)} {what}")
   return lines or [f"{split}: other tokens"]
+
+
+def _count(identity: dict, what: str) -> str:
+  return f"{identity[what]:,}" if what in identity else "unknown"

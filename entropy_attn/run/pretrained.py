@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from entropy_attn import config as config_lib
-from entropy_attn import sharding
+from entropy_attn import paths, sharding
 from entropy_attn.data import pipeline
 from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
@@ -97,7 +97,7 @@ def load(source: str | pathlib.Path, step: int | None = None) -> Pretrained:
   Raises:
     UserError: if there is none that can be read.
   """
-  workdir = pathlib.Path(source).expanduser()
+  workdir = paths.expand(source, "the run's folder")
   config = folder.read_config(workdir)
   config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1})
   mesh = sharding.make_mesh(config, jax.devices()[:1])

@@ -1,6 +1,7 @@
 """Checkpoints: any path holds them, and a fault of the reader is not taken for damage."""
 
 import errno
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +83,16 @@ def test_damage_is_moved_aside_only_where_an_older_one_can_be_read(tmp_path, cap
   (tmp_path / "checkpoints" / "3").rename(tmp_path / "gone")
   with pytest.raises(UserError, match="were unreadable and lie in .*checkpoints_unreadable"):
     restore(tmp_path)
+
+
+def test_a_checkpoint_that_has_no_room_is_refused_before_it_is_begun(tmp_path, monkeypatch):
+  save(tmp_path, [3])
+  usage = shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=40))  # STATE is 44 bytes
+  with pytest.raises(UserError, match=r"no space left for a checkpoint .* what was saved before is intact"):
+    save(tmp_path, [6])
+  monkeypatch.undo()
+  assert restore(tmp_path)[1] == {"next": 3}
 
 
 @pytest.mark.parametrize(
