@@ -1,4 +1,4 @@
-"""What a run's text was: kept in its folder, refused where it changed, and enough to check fixed point on without it."""
+"""What a run's text was: kept in its folder, refused where it changed, enough to check fixed point on without it."""
 
 import shutil
 
