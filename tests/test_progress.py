@@ -75,7 +75,9 @@ class Broken(io.StringIO):
   flush = isatty = fileno = write
 
 
-@pytest.mark.parametrize("stream", [Broken(OSError(5, "EIO")), Broken(ValueError("closed")), None], ids=repr)
+@pytest.mark.parametrize(
+  "stream", [Broken(OSError(5, "EIO")), Broken(ValueError("closed")), None], ids=["hung up", "closed", "none"]
+)
 @pytest.mark.parametrize("watched", ["0", "1"])
 def test_nothing_is_raised_where_standard_error_is_gone(stream, watched, monkeypatch):
   monkeypatch.setattr(sys, "stderr", stream)
