@@ -44,7 +44,7 @@ ONLY = {
   "sharding": ("errors",),
   "loss": ("sharding",),
   "model": ("attention", "loss", "reparam", "sharding"),
-  "data": ("data", "errors", "locks", "owned", "progress"),
+  "data": ("data", "errors", "locks", "owned", "paths", "progress"),
   "fields": ("data.corpora", "errors"),
   "usage": ("fields",),
   "config": ("errors", "fields"),  # no command waits for JAX to say that a field is mistyped

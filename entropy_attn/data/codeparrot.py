@@ -10,7 +10,8 @@ import pathlib
 
 import numpy as np
 
-from entropy_attn.data import decoding, hub, paths, rows, splits, text_files, walk
+from entropy_attn import paths
+from entropy_attn.data import decoding, hub, rows, splits, text_files, walk
 from entropy_attn.errors import UserError
 from entropy_attn.progress import bar
 

@@ -14,7 +14,8 @@ import pathlib
 
 import numpy as np
 
-from entropy_attn.data import identity, paths, tokenizer
+from entropy_attn import paths
+from entropy_attn.data import identity, tokenizer
 from entropy_attn.errors import UserError
 
 FOLDER = "data/languini"  # where data.path is empty

@@ -8,7 +8,8 @@ from typing import Protocol
 import grain
 import numpy as np
 
-from entropy_attn.data import builder, codeparrot, corpora, languini, packing, paths, text_files
+from entropy_attn import paths
+from entropy_attn.data import builder, codeparrot, corpora, languini, packing, text_files
 from entropy_attn.data import identity as identity_lib
 from entropy_attn.data import tokenizer as tokenizer_lib
 from entropy_attn.errors import UserError

@@ -9,7 +9,8 @@ import pathlib
 import sys
 import sysconfig
 
-from entropy_attn.data import decoding, paths, splits, walk
+from entropy_attn import paths
+from entropy_attn.data import decoding, splits, walk
 from entropy_attn.errors import UserError
 from entropy_attn.progress import bar
 

@@ -13,7 +13,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from entropy_attn.data import hub, paths
+from entropy_attn import paths
+from entropy_attn.data import hub
 from entropy_attn.data import token_bytes as token_bytes_lib
 from entropy_attn.data.once import once
 from entropy_attn.errors import UserError

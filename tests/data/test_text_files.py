@@ -302,13 +302,15 @@ def test_a_text_that_vanishes_is_named(tmp_path, folder):
 
 def test_without_a_home_folder_it_says_what_to_do(tmp_path, folder, monkeypatch):
   def nobody(path):
-    raise RuntimeError("Could not determine home directory.")
+    if path.parts[0] == "~":
+      raise RuntimeError("Could not determine home directory.")
+    return path
 
   monkeypatch.setattr(pathlib.Path, "expanduser", nobody)
   for field in ("data_dir", "path"):
     config = _text_config(tmp_path, folder)
     config.data[field] = "~/x"
-    with pytest.raises(UserError, match="no home folder: set HOME, or name one with --config.data."):
+    with pytest.raises(UserError, match="the home folder ~ is unknown: set HOME, or write the whole path"):
       pipeline.prepare(config)
 
 
