@@ -98,8 +98,8 @@ cli.run(main.define_flags, main.main)
 """
 
 
-@pytest.mark.parametrize("number, step", [("SIGUSR1", 11), ("SIGTERM", 20)])  # an evaluation follows step 20
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, corpus, tmp_path, number, step):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, corpus, tmp_path):
+  number, step = "SIGTERM", 20  # an evaluation follows that step
   whole, _, _ = finished
   workdir = tmp_path / "stopped"
   arguments = command(workdir, corpus)
@@ -315,10 +315,8 @@ def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
   assert err.strip().splitlines()[-1].startswith("error: no space left")
 
 
-@pytest.mark.parametrize(
-  "argument,name", [("", "codeparrot_snorm"), (":qk+ffn,quick", "codeparrot_snorm_qk+ffn_quick")]
-)
-def test_without_a_workdir_the_run_lands_under_its_configs_name(corpus, tmp_path, argument, name):
+def test_without_a_workdir_the_run_lands_under_its_configs_name(corpus, tmp_path):
+  argument, name = ":qk+ffn,quick", "codeparrot_snorm_qk+ffn_quick"
   arguments = command("", corpus | {"train.steps": 2}, config=f"{ROOT}/configs/codeparrot_snorm.py{argument}")
   arguments.remove("--workdir=")
   env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
