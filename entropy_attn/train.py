@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import instruments, sharding
+from entropy_attn import instruments, paths, sharding
 from entropy_attn.data import pipeline
 from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import UserError
@@ -35,7 +35,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
     UserError: for what the user can mend, and where a signal stopped the run (after saving).
   """
   started = time.monotonic()
-  if config.data.path and pathlib.Path(config.data.path).expanduser().resolve() == workdir.resolve():
+  if config.data.path and paths.expand(config.data.path, "data.path").resolve() == workdir.resolve():
     raise UserError(f"--workdir={workdir} is the folder of the text, data.path: choose another, such as {workdir}/run")
   changed = folder.check_same_run(workdir, config)
   outcome = summary.read(workdir)
@@ -58,21 +58,20 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
     checkpoints = checkpoint.Checkpoints(workdir, config)
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
-      folder.first_alone(lambda: _start_anew(workdir))
       state = jax.jit(functools.partial(init_state, config), out_shardings=sharding.of(abstract))()
     else:
       state, position = restored
       batches.set_state(position)
       say(f"resumed from step {int(state.step)}")
     start = int(state.step)
-    folder.first_alone(lambda: _record(config, workdir, dataset, start, accept_changed_text))
+    accept = {"accept_changed_text": accept_changed_text, "anew": restored is None}
+    folder.first_alone(lambda: _record(config, workdir, dataset, start, **accept))
     positions = collections.deque([(start, batches.get_state())], maxlen=3)  # the state may be a step or two behind
 
     traced = trace_train_step(config, mesh)
     step_fn, compile_seconds = timed("compiling the training step", lambda: traced.lower().compile())
     evaluator = Evaluator(config, dataset, mesh)
-    missed = _evaluation_due(config, start) and not metrics.has(workdir, "eval", start)  # a stop came before it
-    closing = not metrics.has(workdir, "eval", config.train.steps)
+    evaluated = metrics.has(workdir, "eval", start)  # if not, a stop came before it
     reporter = Reporter(config, workdir, start)
 
     def save() -> int:
@@ -91,7 +90,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
     step, stopping = start, False
     try:
       try:
-        if missed:
+        if _evaluation_due(config, start) and not evaluated:
           evaluate()
         for step in range(start + 1, config.train.steps + 1):
           batch = sharding.put_batch(next(batches), mesh)
@@ -110,10 +109,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
             raise KeyboardInterrupt
           if eval_due:
             evaluate()
-        outcome = evaluate(record=closing) | {"status": "finished", "step": config.train.steps, "divergence": None}
+        closed = evaluated and start == config.train.steps
+        outcome = evaluate(record=not closed) | {"status": "finished", "step": config.train.steps, "divergence": None}
       except (KeyboardInterrupt, UserError, OSError) as error:  # no step is lost by a signal or a fault of the data
-        if jax.process_count() > 1 and not stopping:
-          raise  # a fault of this process alone: to save would wait for the others without end
+        if jax.process_count() > 1 and not stopping:  # a fault of this process alone: to save would wait for the others
+          raise UserError(_fault(error)) from error
         reporter.pause()
         saved = save()
         checkpoints.close()
@@ -132,7 +132,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
   }
 
 
-def _start_anew(workdir: pathlib.Path) -> None:
+def _keep_records(workdir: pathlib.Path) -> None:
   """Keeps what a run without a checkpoint had recorded.
 
   Raises:
@@ -148,10 +148,15 @@ def _start_anew(workdir: pathlib.Path) -> None:
     say(f"no checkpoint was saved in {workdir}: starting again from step 0; what it had recorded is kept in {kept}")
 
 
-def _record(config: ConfigDict, workdir: pathlib.Path, dataset, start: int, accept_changed_text: bool) -> None:
-  folder.check_same_run(workdir, config)  # again, now that no other process writes there
+def _record(
+  config: ConfigDict, workdir: pathlib.Path, dataset, start: int, *, accept_changed_text: bool, anew: bool
+) -> None:
+  """Writes into a run's folder what this start is, after checking it again: no other process writes there now."""
+  folder.check_same_run(workdir, config)
   for line in text.record(workdir, dataset, start, accept=accept_changed_text):
     say(f"note: from step {start} on another text, as accepted: {line}")
+  if anew:
+    _keep_records(workdir)
   for line in folder.record(workdir, config):
     say(f"note: from step {start} on {line}")
 
@@ -165,6 +170,10 @@ def _why_stopped(error: BaseException, signal: str | None, step: int, workdir: p
   saved = f"saved step {step} in {workdir}; the same command resumes"
   if isinstance(error, KeyboardInterrupt):
     return f"stopped by {signal or 'a preemption notice'}: {saved}"
+  return f"{_fault(error)} ({saved}, once that is mended)"
+
+
+def _fault(error: BaseException) -> str:
   if isinstance(error, OSError):
-    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}: {saved} once that is mended"
-  return f"{error} ({saved})"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+  return str(error) or type(error).__name__

@@ -154,6 +154,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(finishe
   for name, value in expected.items():
     np.testing.assert_array_equal(found[name], value, err_msg=name)
 
+  assert [record["step"] for record in lines(workdir, "eval")] == [10, 20, 24]
   (workdir / "summary.json").unlink()
   for step in (16, 24):
     truncate(workdir / "checkpoints" / str(step))
