@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program.spec import Settings, Spec
-from entropy_attn.private.program.types import NARROWING, Program, Step
+from entropy_attn.private.program.types import BELOW_ONE, NARROWING, Program, Step
 
 
 class Plain:
@@ -31,9 +31,6 @@ class Plain:
   def square(self, z):
     return jnp.square(z)
 
-  def reciprocal(self, x):
-    return 1 / x
-
   def lower(self, x, bits):
     return x
 
@@ -42,6 +39,9 @@ class Plain:
 
   def halve(self, x, times, narrow):
     return x * 2.0**-times
+
+  def inverse(self, x, narrow):
+    return 1 / x
 
 
 class Engine:
@@ -61,9 +61,6 @@ class Engine:
   def square(self, z):
     return jnp.exp(z + z - 2.0) if self._one_square else z * z
 
-  def reciprocal(self, x):
-    return 1.0 / x
-
   def lower(self, x, bits):
     return x * 2.0**-bits
 
@@ -77,6 +74,9 @@ class Engine:
   def halve(self, x, times, narrow):
     times += NARROWING * narrow
     return x * 2.0**-times if times else x
+
+  def inverse(self, x, narrow):
+    return (1.0 / x) * (BELOW_ONE * 2.0**-NARROWING) if narrow else 1.0 / x
 
 
 def engine_of(spec: Spec) -> Engine:

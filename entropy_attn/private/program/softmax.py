@@ -162,7 +162,7 @@ class Inverse(Operation):
   narrow: bool
 
   def __call__(self, ops, sums_HxN):
-    return ops.halve(ops.reciprocal(sums_HxN), 0, self.narrow)
+    return ops.inverse(sums_HxN, self.narrow)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,10 @@ NARROWING = FRACTION[WIDE] - FRACTION[NARROW]
 # From the upper half of a wide ring, where a narrow one's bits land, down to its point: by products with 2^−16 at
 # least, since the engine takes smaller constants for something else.
 LOWERINGS = (16, WIDE - NARROW - NARROWING - 16)
+# A narrow product must stay below 1: with 2 · 15 bits after the point it would else pass 2^30, beyond which the engine,
+# that does not know its sign, takes it for a negative number now and then. A probability that rounding carries past 1
+# would be −3. So inverses of row sums are a little smaller: more than rounding adds (1e-4 was seen), less than it errs.
+BELOW_ONE = 1 - 2.0**-13
 
 
 class Ops(Protocol):
@@ -26,9 +30,6 @@ class Ops(Protocol):
   def square(self, z: jax.Array) -> jax.Array:
     """z² of any shape, by the cheapest protocol."""
 
-  def reciprocal(self, x: jax.Array) -> jax.Array:
-    """1 / x of positive x, of any shape."""
-
   def lower(self, x: jax.Array, bits: int) -> jax.Array:
     """2^−bits x, where x came from a narrow ring into the upper half of a wide one."""
 
@@ -37,6 +38,9 @@ class Ops(Protocol):
 
   def halve(self, x: jax.Array, times: int, narrow: bool) -> jax.Array:
     """2^−times x; narrow: for a narrow ring to read."""
+
+  def inverse(self, x: jax.Array, narrow: bool) -> jax.Array:
+    """1 / x of positive x, of any shape; narrow: for a narrow ring to multiply with numbers that do not exceed x."""
 
 
 class Operation(abc.ABC):

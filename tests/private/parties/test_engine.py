@@ -22,7 +22,7 @@ from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.shares import packed, unpacked
 from entropy_attn.private.parties.wire import Connection, PeerLost
-from entropy_attn.private.program import build, ops, ranges, squares, types
+from entropy_attn.private.program import build, ops, ranges, softmax, squares, types
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program import weights as weights_lib
 from entropy_attn.private.program.spec import STOCK, Settings
@@ -316,6 +316,27 @@ def test_values_cross_from_ring_to_ring_and_back():
   for bits in types.LOWERINGS:
     then(lambda a, bits=bits: to_narrow.lower(a, bits), WIDE)
   np.testing.assert_allclose(machine.value("y"), np.maximum(x, -1), atol=2e-4)
+
+
+def test_the_probability_of_an_only_key_stays_below_one():
+  """Rounding carried a share of them past 1, where the narrow ring's product now and then came out 4 too small."""
+  e_HxE = np.linspace(0.2, 1.3, 30_000, dtype=np.float32)[None]  # each a row of its own
+  operations = ops.Engine(one_square=True, diagonal=False)
+  machine, _ = on_reference(lambda e: operations.halve(e, 0, True), e_HxE)
+
+  def then(fn, ring, reads, writes):
+    code = engine.compile_function(
+      fn, [jax.ShapeDtypeStruct(e_HxE.shape, e_HxE.dtype)] * len(reads), ["SECRET"] * len(reads)
+    )
+    machine.run(Step(None, "test", Function(fn), reads, writes, ring), code)
+
+  then(lambda e: (e + 0.0, e + 0.0), NARROW, ("y",), ("e", "sums"))
+  for bits in types.LOWERINGS:
+    then(lambda sums, bits=bits: operations.lower(sums, bits), WIDE, ("sums",), ("sums",))
+  then(lambda sums: softmax.Inverse(narrow=True)(operations, sums), WIDE, ("sums",), ("r",))
+  then(lambda e, r: e * r, NARROW, ("e", "r"), ("p",))
+  p_HxE = machine.value("p")
+  assert p_HxE.max() < 1 - 2.0**-14 and p_HxE.min() > 1 - 2.0**-12
 
 
 @pytest.mark.parametrize("fn,name", [(jnp.fft.fft, "fft"), (jax.lax.digamma, "chlo.digamma")])
