@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import subprocess
+import sys
 
-from private.commands import LINEAR, fields, needs_engine, run
+from private.commands import LINEAR, ROOT, fields, needs_engine, run
 import pytest
 from tiny_runs import TINY
 
@@ -93,6 +95,44 @@ def test_the_audit_prints_and_writes_all(tmp_path):
     assert (tmp_path / name).stat().st_size > 20_000
   _, err = run("private.audit", expect=2)
   assert "error: --workdir=DIR is missing" in err
+
+
+def test_setup_of_the_engine_says_where_python_has_none(tmp_path):
+  """pip would skip it and end well."""
+  later = tmp_path / "python"
+  later.write_text(f"""#!/bin/sh
+exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.argv[1])' "$2"
+""")
+  later.chmod(0o755)
+  make = ["make", "--old-file=.venv/bin/python", "setup-private", f"PY={later}"]
+  done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 2 and "pip" not in done.stdout
+  assert "error: the two-party engine has wheels for CPython 3.11 alone, and .venv has 3.12" in done.stderr
+
+
+# Without the engine, and before anything is computed.
+@pytest.mark.parametrize(
+  "module,flags,message",
+  [
+    ("cost", ["--length=0"], "--length=0 must be a positive integer"),
+    ("cost", ["--length=-5"], "--length=-5 must be a positive integer"),
+    ("cost", ["--compute=nan"], "--compute=nan must be a finite number"),
+    ("cost", ["--line=nan,20"], "is neither LAN, WAN nor MBIT,RTT"),
+    ("cost", ["--transforms=condition_bound=nan"], "condition_bound=nan must be at least 1"),
+    ("profile", ["--rtt=-20"], "--rtt=-20 must be a non-negative number"),
+    ("profile", ["--bandwidth=0"], "--bandwidth=0 must be at least 0.001"),
+    ("profile", ["--error=0"], "--error=0 is less than the best chain of squares has"),
+    ("perplexity", ["--error=1e-9"], "--error=1e-09 is less than the best chain of squares has"),
+    ("perplexity", ["--sequences=0"], "--sequences=0 must be a positive integer"),
+    ("audit", ["--workdir=/proc/x"], "--workdir=/proc/x cannot be made"),
+    ("audit", ["--workdir=.", "--measured=/nonexistent"], "--measured=/nonexistent is no folder"),
+  ],
+)
+def test_a_mistake_is_told_before_jax_is_imported(module, flags, message, monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "none of these")  # whoever asks JAX for devices fails otherwise
+  config = [] if module == "audit" else ["--config=configs/quickstart.py"]
+  _, err = run(f"private.{module}", *config, *flags, expect=2)
+  assert err.count("\n") == 1 and err.startswith("error: ") and message in err
 
 
 @pytest.mark.parametrize("name", COMMANDS)
