@@ -36,8 +36,9 @@ def test_profile_accounts_for_every_byte(linear_run, tmp_path):
   assert {"embedding", "projection", "scores", "maximum", "exponential", "values"} <= set(found["by_operation"])
   assert f"{found['total_bytes'] / 1e6:,.2f}" in out
   assert "private inference: layer 1" in err  # a line a layer, where no terminal shows a bar
-  assert json.loads((linear_run / "private_profile.json").read_text())["total_bytes"] == found["total_bytes"]
-  assert (linear_run / "private_profile.png").stat().st_size > 5000
+  (own,) = linear_run.glob("private_profile_L2_T16_*.json")
+  assert json.loads(own.read_text())["total_bytes"] == found["total_bytes"] and own.name in out
+  assert own.with_suffix(".png").stat().st_size > 5000
 
 
 @needs_engine
