@@ -185,6 +185,7 @@ def calibrate(setting: str, ring: int, setups: list[protocols_lib.Cost]) -> dict
   cut = lambda n: protocols.each("cut", n)
   fit("compare", SIZES, lambda x, y: x > y, two, features=linear)
   compare = lambda n: protocols.each("compare", n)
+  fit("equal", SIZES, lambda x, y: x == y, two, features=linear)
   fit("choose", SIZES, lambda x, y: jnp.where(x > y, x, y), two, compare, features=linear)
   fit("count", SIZES, lambda x, y: (x > y).astype(jnp.int32), two, compare, features=linear)
   pairs = lambda n: (1, protocols_lib.units(n), 0)
