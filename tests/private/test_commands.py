@@ -1,5 +1,6 @@
 """The commands on a small trained run: profile, perplexity, cost, audit, and what they refuse."""
 
+import csv
 import importlib
 import json
 import subprocess
@@ -82,6 +83,60 @@ def test_cost_from_a_config_alone(tmp_path):
   assert f"{found['total_bytes'] / 1e6:,.2f}" in out and "temperature" in out
 
 
+def test_cost_sets_models_beside_each_other(linear_run, tmp_path):
+  written = {name: tmp_path / name for name in ("one.json", "many.json", "many.csv")}
+  base = "--config=configs/codeparrot_ln_gelu.py:quick"
+  run("private.cost", base, f"--json={written['one.json']}")
+  others = ("gelu=exact", "configs/codeparrot_scfuffn.py:quick", str(linear_run))
+  out, _ = run("private.cost", base, *(f"--compare={other}" for other in others),
+               f"--json={written['many.json']}", f"--csv={written['many.csv']}")  # fmt: skip
+  one, many = (json.loads(written[name].read_text()) for name in ("one.json", "many.json"))
+  compared = many.pop("compared")
+  assert many == one and [model["model"] for model in compared] == list(others)
+  assert [model["architecture"] for model in compared] == ["SM+LN+G", "SM+ScFuFFN", "EReg(SM(t)+ScFuFFN)"]
+  assert compared[0]["total_bytes"] > many["total_bytes"] > compared[1]["total_bytes"]
+  total = next(line for line in out.splitlines() if line.startswith("total"))
+  assert [f"{model['total_bytes'] / 1e6:,.2f}" for model in (many, *compared)] == total.split()[1:5]
+  activation = next(line for line in out.splitlines() if line.startswith("activation")).split()
+  assert activation[3:5] == ["–", "–"] and "C: SM+ScFuFFN" in out
+  lines = list(csv.DictReader(written["many.csv"].open()))
+  for model, name in zip((many, *compared), (base.removeprefix("--config="), *others), strict=True):
+    of_model = [float(line["bytes"]) for line in lines if line["model"] == name]
+    assert sum(of_model) == pytest.approx(model["total_bytes"])
+
+
+def test_cost_of_a_run_and_of_tokens_after_its_prompt(linear_run, tmp_path):
+  (tmp_path / "lines.json").write_text('{"office": [300, 20]}')
+  out, _ = run("private.cost", f"--checkpoint={linear_run}", "--length=4", "--tokens=3", "--threads=4",
+               f"--lines={tmp_path / 'lines.json'}", f"--json={tmp_path / 'c.json'}")  # fmt: skip
+  found = json.loads((tmp_path / "c.json").read_text())
+  assert len(found["by_token"]) == 3 and found["threads"] == 4
+  assert set(found["latency_seconds"]) == {"LAN", "WAN", "office"}
+  assert "4 tokens and 2 more" in out and "token 3" in out and "office (300 Mbit/s, 20 ms)" in out
+  assert "peak memory" in out and set(found["peak_rss_bytes"]) == {"server", "client"}
+
+
+def test_cost_of_a_function(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text("""import jax
+from entropy_attn.private.price.protocols import Cost
+
+def gate(x, w):
+  return jax.nn.softplus(x @ w)
+
+def by_table():
+  return {"log1p": lambda use: Cost(bytes=300 * use.n, rounds=3)}
+""")
+  call = [f"--function={file}:gate", "--shape=64x96", "--shape=96x48:server"]
+  _, err = run("private.cost", *call, expect=2)
+  assert err == "error: private.cost does not know the operation log1p: say what it costs (private.cost --rules)\n"
+  out, _ = run("private.cost", *call, f"--rules={file}:by_table", "--line=WAN", f"--json={tmp_path / 'c.json'}")
+  found = json.loads((tmp_path / "c.json").read_text())
+  assert found["by_operation"]["log1p"]["bytes"] == 300 * 64 * 48
+  assert {"dot_general", "exp", "abs"} <= set(found["by_operation"]) and "log1p" in out
+  assert found["latency_seconds"]["WAN"] > 0.08 * found["rounds"]
+
+
 def test_a_training_run_tells_its_predicted_cost(linear_run):
   private = json.loads((linear_run / "summary.json").read_text())["private_inference"]
   assert private["total_bytes"] > 1e6 and set(private["latency_seconds"]) == {"LAN", "WAN"}
@@ -120,6 +175,15 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.ar
     ("cost", ["--compute=nan"], "--compute=nan must be a finite number"),
     ("cost", ["--line=nan,20"], "is neither LAN, WAN nor MBIT,RTT"),
     ("cost", ["--transforms=condition_bound=nan"], "condition_bound=nan must be at least 1"),
+    ("cost", ["--past=-1"], "--past=-1 must be a non-negative integer"),
+    ("cost", ["--tokens=0"], "--tokens=0 must be a positive integer"),
+    ("cost", ["--threads=0"], "--threads=0 must be a positive integer"),
+    ("cost", ["--lines=nowhere.json"], "--lines=nowhere.json does not exist"),
+    ("cost", ["--csv=nowhere/x.csv"], "--csv=nowhere/x.csv cannot be written"),
+    ("cost", ["--compare=magic=on"], "transform='magic' is not one of"),
+    ("cost", ["--compare=nowhere"], "nowhere does not exist"),
+    ("cost", ["--function=x.py:f"], "name one to price"),
+    ("cost", ["--shape=3"], "--shape and --rules are for --function=FILE.py:NAME"),
     ("profile", ["--rtt=-20"], "--rtt=-20 must be a non-negative number"),
     ("profile", ["--bandwidth=0"], "--bandwidth=0 must be at least 0.001"),
     ("profile", ["--error=0"], "--error=0 is less than the best chain of squares has"),
