@@ -32,7 +32,7 @@ def define_flags() -> None:
   absl_flags.DEFINE_integer("past", 0, "Tokens before these, whose keys and values are there.", lower_bound=0)
   absl_flags.DEFINE_integer("tokens", 1, "To generate: the prompt's, and each further one's cost.", lower_bound=1)
   absl_flags.DEFINE_integer(
-    "threads", 2, "Of each party, by which keys are counted; seconds stay those of two cores.", lower_bound=1
+    "threads", 2, "Of each party: keys grow with them; seconds stay those of two cores.", lower_bound=1
   )
   absl_flags.DEFINE_multi_string(
     "compare", [], "FILE[:ARGUMENT] of a config, a run's folder or name=value,… of transforms, to set beside the model."

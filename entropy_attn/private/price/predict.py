@@ -76,7 +76,7 @@ class _Pricing:
   def session_rows(self, threads: int, rings: Iterable[int]) -> list[dict]:
     """What a session costs before its first inference."""
     shares = _shares(build.set_up(threads, rings).inputs.values())
-    keys = [self._protocols[ring].rated("set up", (1, threads, 0)) for ring in rings]
+    keys = [self._protocols[ring].rated("set up", protocols_lib.set_up_sizes(ring, threads)) for ring in rings]
     return [_row("setup", "setup", cost) for cost in (shares, *keys)]
 
   def rows(self, program: types.Program) -> list[dict]:

@@ -108,6 +108,14 @@ class Protocols:
     return cost
 
 
+def set_up_sizes(ring: int, threads: int) -> tuple[float, float, float]:
+  """What the constants of making keys are multiplied with.
+
+  Each thread has keys of its own for the narrow ring; for the wide one no more than two have, and the rest cost little.
+  """
+  return (1, min(threads, 2), threads) if ring == 64 else (1, threads, 0)
+
+
 def units(n: float) -> int:
   """How many ciphertexts hold n numbers."""
   return math.ceil(n / SLOTS)
