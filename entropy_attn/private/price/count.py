@@ -97,7 +97,8 @@ def counted_of(
   """What a JAX function of variables takes, operation by operation.
 
   Args:
-    rules: costs of one's own, by the operation's name in the trace, before those that are measured.
+    rules: costs of one's own, before those that are measured: by the name of an operation in the trace, or of a
+      function under jax.jit, whose operations are then not looked at.
 
   Raises:
     UserError: for an operation whose cost nobody measured.
@@ -110,14 +111,20 @@ def counted_of(
   def rule(equation, inputs: Sequence[Kind]) -> list[Kind]:
     known_to = _joined(inputs)
     if known_to == SECRET:
-      name, use = equation.primitive.name, Use(equation, inputs, protocols, settings)
+      name, use = _name(equation), Use(equation, inputs, protocols, settings)
       costs.append((name, rules[name](use) if name in rules else _cost(use)))
       encoded.append(_encoded(use) if name == "dot_general" else 0.0)
     spread = math.prod(equation.invars[0].aval.shape) if equation.primitive.name == "broadcast_in_dim" else None
     return [Kind(known_to, _is_fixed_point(variable.aval), spread) for variable in equation.outvars]
 
-  trace.walk(traced, kinds, lambda value, aval: Kind(PUBLIC, _is_fixed_point(aval)), rule)
+  trace.walk(traced, kinds, lambda value, aval: Kind(PUBLIC, _is_fixed_point(aval)), rule, closed=rules)
   return Counted(costs, max(encoded), shapes)
+
+
+def _name(equation: jax_core.JaxprEqn) -> str:
+  """That of an operation, or of the function that it calls."""
+  called = "jaxpr" in equation.params or "call_jaxpr" in equation.params
+  return equation.params.get("name", equation.primitive.name) if called else equation.primitive.name
 
 
 def _cost(use: Use) -> Cost:

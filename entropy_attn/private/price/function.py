@@ -42,7 +42,8 @@ def price(function: Callable, arguments: Sequence[Variable], *, setting: str, ru
   Args:
     arguments: as `parse_shape` gives them.
     setting: one of SETTINGS: cheap products may be wrong in their last bit.
-    rules: costs of one's own: by the operation's name in the trace, a function of `count.Use` to `protocols.Cost`.
+    rules: costs of one's own: by the name of an operation in the trace, or of a function under jax.jit, a function of
+      `count.Use` to `protocols.Cost`.
 
   Returns:
     total_bytes (both ways), rounds, seconds, and by_operation.

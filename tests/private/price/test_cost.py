@@ -74,7 +74,8 @@ def test_a_square_is_cheaper_than_a_product():
 
 
 def test_an_unknown_operation_is_named():
-  for fn, name in ((jnp.sin, "sin"), (jnp.argmax, "argmax"), (jax.nn.softplus, "log1p")):
+  loop = lambda x: jax.lax.map(jnp.exp, x)  # not taken for one of its turns
+  for fn, name in ((jnp.sin, "sin"), (jnp.argmax, "argmax"), (jax.nn.softplus, "log1p"), (loop, "scan")):
     with pytest.raises(UserError, match=f"private.cost does not know the operation {name}: .* --rules"):
       cost_of(fn, secret(4))
 
@@ -149,6 +150,21 @@ def test_a_protocol_of_ones_own_has_its_own_cost():
   found = price_of(jnp.log1p, "128x10", rules=rules)
   assert (found["total_bytes"], found["rounds"]) == (384_000, 3)
   assert price_of(jnp.exp, "100", rules={"exp": rules["log1p"]})["total_bytes"] == 30_000  # before what is measured
+
+
+def test_a_function_of_ones_own_may_be_one_protocol():
+  @jax.jit
+  def looked_up(x):
+    return jnp.sin(x) * x
+
+  def whole(x):
+    return jax.nn.relu(looked_up(x) + 1.0)
+
+  rules = {"looked_up": lambda use: protocols_lib.Cost(bytes=16 * use.n, rounds=2)}
+  found = price_of(whole, "128x10", rules=rules)["by_operation"]
+  assert found["looked_up"]["bytes"] == 16 * 1280 and "max" in found and "sin" not in found
+  with pytest.raises(UserError, match="does not know the operation sin"):
+    price_of(whole, "128x10")
 
 
 def test_a_function_that_cannot_be_priced_is_told():
