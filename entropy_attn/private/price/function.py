@@ -58,7 +58,7 @@ def price(function: Callable, arguments: Sequence[Variable], *, setting: str, ru
     counted = count.counted_of(function, arguments, of_setting(setting)[WIDE], SETTINGS[setting], rules)
   except UserError:
     raise
-  except Exception as error:  # whatever a user's code raises
+  except (Exception, SystemExit) as error:  # whatever a user's code raises
     line = re.sub(r"\s+", " ", str(error)).strip()[:300]
     raise UserError(f"--function fails on these shapes: {type(error).__name__}: {line}") from error
   for name, cost in counted.costs:

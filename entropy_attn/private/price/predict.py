@@ -9,6 +9,7 @@ import math
 
 from entropy_attn import config as config_lib
 from entropy_attn.config import architecture_name
+from entropy_attn.errors import UserError
 from entropy_attn.private.price import count, memory
 from entropy_attn.private.price import protocols as protocols_lib
 from entropy_attn.private.price.account import grouped, layers
@@ -41,6 +42,9 @@ def predict(
   Raises:
     UserError: for more positions than the model has.
   """
+  needed = past + length + tokens - 1
+  if needed > spec.context_length:
+    raise UserError(f"{needed:,} tokens are more than the {spec.context_length:,} positions of this model")
   pricing = _Pricing(spec)
   inferences = [(length, past), *((1, past + length + i) for i in range(tokens - 1))]
   found = [pricing.rows(build.build(spec, new, past=before, **options)) for new, before in inferences]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pathlib
+import sys
 from types import MappingProxyType
 
 from hypothesis import given, settings
@@ -170,6 +171,8 @@ def test_a_function_of_ones_own_may_be_one_protocol():
 def test_a_function_that_cannot_be_priced_is_told():
   with pytest.raises(UserError, match="--function fails on these shapes: TypeError: .*contracting"):
     price_of(lambda x: x @ x, "2x3")
+  with pytest.raises(UserError, match="--function fails on these shapes: SystemExit: 3"):
+    price_of(lambda x: sys.exit(3), "3")
   with pytest.raises(UserError, match="--rules: log1p is no function"):
     price_of(jnp.log1p, "3", rules={"log1p": 3})
   with pytest.raises(UserError, match="--rules: that of log1p returns int, not a protocols.Cost"):
@@ -258,6 +261,8 @@ def test_tokens_after_the_prompt_cost_what_each_does_alone_but_for_the_keys():
   assert "cache" in alone[1]["by_operation"] and alone[1]["length"] == 1
   with pytest.raises(UserError, match="13 tokens are more than the 12 positions"):
     predict.of_config(config, transforms, 12, tokens=2)
+  with pytest.raises(UserError, match="1,000,000,011 tokens are more"):  # before any of them is priced
+    predict.of_config(config, transforms, 12, tokens=10**9)
   assert predict.of_config(config, transforms, tokens=3)["length"] == 10  # what is left beside two more
 
 
