@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-private run compare test test-slow test-aot lint aot bench-attention bench-train-step
+.PHONY: setup setup-private private-wheels run compare test test-slow test-aot lint aot bench-attention bench-train-step
 
 setup: .venv/installed
 
@@ -23,7 +23,11 @@ setup: .venv/installed
 	$(INSTALL) --no-deps --editable .
 	@touch $@ .venv/installed
 
-setup-private: .venv/installed-private
+setup-private: private-wheels .venv/installed-private
+
+# Without this, pip would leave the engine out without a word and end well.
+private-wheels: .venv/bin/python
+	@$(PY) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "error: the two-party engine has wheels for CPython 3.11 alone, and .venv has %d.%d: rm -r .venv, then make PYTHON=python3.11 setup-private" % sys.version_info[:2])'
 
 .venv/installed-private: requirements-private.txt .venv/installed
 	$(INSTALL) --no-deps -r requirements-private.txt

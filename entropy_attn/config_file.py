@@ -48,17 +48,22 @@ def call(path: pathlib.Path, name: str, *arguments: str):
   Raises:
     UserError: for a file that is missing or faulty, that defines no such function, or one that cannot be called so.
   """
-  function = _function(path, name)
+  found = function(path, name)
   try:
-    inspect.signature(function).bind(*arguments)
+    inspect.signature(found).bind(*arguments)
   except TypeError:
-    if arguments and not inspect.signature(function).parameters:
+    if arguments and not inspect.signature(found).parameters:
       raise UserError(f"{path} takes no argument: leave out ':{arguments[0]}'") from None
-    raise UserError(f"{path}: {name}{inspect.signature(function)} must be callable with one text or nothing") from None
-  return _guarded(path, lambda: function(*arguments))
+    raise UserError(f"{path}: {name}{inspect.signature(found)} must be callable with one text or nothing") from None
+  return _guarded(path, lambda: found(*arguments))
 
 
-def _function(path: pathlib.Path, name: str) -> Callable:
+def function(path: pathlib.Path, name: str) -> Callable:
+  """The function `name` of a Python file.
+
+  Raises:
+    UserError: for a file that is missing or faulty, or that defines no such function.
+  """
   if path.is_dir():
     raise UserError(f"{path} is a folder: name a file in it{_nearest_file(path / 'x')}")
   if not path.exists():

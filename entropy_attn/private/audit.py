@@ -26,13 +26,16 @@ def define_flags() -> None:
 
 
 def check_flags() -> None:
-  """Raises UserError where it is not said where the figures go."""
+  """Raises UserError where it is not said where the figures go, or the folder of profiles is none."""
   if FLAGS.workdir is None:
     raise UserError("--workdir=DIR is missing: where the figures go")
+  if not FLAGS["measured"].using_default_value and not FLAGS.measured.is_dir():
+    raise UserError(f"--measured={FLAGS.measured} is no folder: name one with profiles of private.profile --json")
 
 
 def main() -> None:
   """Compares, with engine runs first where --run asks for them; prints and saves it."""
+  paths.make_folder(FLAGS.workdir, "--workdir")
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.price.audit_tables import pictures, text
   from entropy_attn.private.price.comparison import KINDS, compare, find_run, measured_runs
@@ -40,7 +43,7 @@ def main() -> None:
 
   workdir = FLAGS.workdir
   engine_runs = workdir / "runs"
-  paths.make_folder(engine_runs, "--workdir")
+  paths.make_folder(engine_runs, "the folder of runs")
   folders = [FLAGS.measured, engine_runs]
   if FLAGS.run:
     for row in (row for row in published.ROWS if row.length == 128 and row.layers == 12):

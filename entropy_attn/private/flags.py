@@ -44,7 +44,13 @@ def define_transforms() -> None:
   flags.DEFINE_string(
     "transforms", "", "name=value,… of private.program.spec.Transforms, e.g. triangle=off; or stock: none at all."
   )
-  cli.add_check(lambda: parse_transforms(FLAGS.transforms))
+  cli.add_check(_check_transforms)
+
+
+def _check_transforms() -> None:
+  bound = parse_transforms(FLAGS.transforms).condition_bound
+  if not bound >= 1:  # nor what is no number
+    raise UserError(f"transform condition_bound={bound:g} must be at least 1: no basis is conditioned better")
 
 
 def transforms_of(model_config) -> Transforms:
@@ -61,6 +67,13 @@ def define_error() -> None:
   flags.DEFINE_float(
     "error", squares.ERROR, "Of each layer's exponential: see private.program.squares.", lower_bound=0.0
   )
+  cli.add_check(_check_error)
+
+
+def _check_error() -> None:
+  least = min(fit.error for fit in squares.table()["exponential"])
+  if FLAGS.error < least:
+    raise UserError(f"--error={FLAGS.error:g} is less than the best chain of squares has: allow {least:.1e} or more")
 
 
 def define_length() -> None:

@@ -6,14 +6,17 @@ tokenizer.json|.model its tokenizer; dataset.json and sample.npz: what its text 
 summary.json          what it reached (`summary`)
 metrics.jsonl         its course, one line a record (`metrics`), and the same in tensorboard/
 checkpoints/          its states (`checkpoint`)
-private_profile.json  its last private inference, and the PNG files of `report`
+private_profile_*     its private inferences, each a JSON and a PNG file of its own (`write_profile`)
 .lock                 held by the process that writes here
 """
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import datetime
+import hashlib
 from importlib import metadata
+import itertools
+import json
 import pathlib
 import platform
 import subprocess
@@ -152,8 +155,14 @@ def write_figures(workdir: pathlib.Path, figures: Mapping) -> list[pathlib.Path]
 
 
 def write_profile(workdir: pathlib.Path, profile: Mapping, figure) -> list[pathlib.Path]:
-  """Writes the last private inference of a run's model as JSON and as a matplotlib Figure; returns their paths."""
-  name = "private_profile"
+  """Writes a private inference of a run's model as JSON and as a matplotlib Figure; returns their paths.
+
+  They are named by its layers, tokens and transforms, and counted from the second on: none is overwritten.
+  """
+  transforms = hashlib.sha256(json.dumps(profile["transforms"], sort_keys=True).encode()).hexdigest()[:8]
+  stem = f"private_profile_L{profile['measured_layers']}_T{profile['length']}_{transforms}"
+  names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2)))
+  name = next(name for name in names if not (workdir / f"{name}.json").exists())
   return [files.write_json(workdir / f"{name}.json", profile), *write_figures(workdir, {name: figure})]
 
 

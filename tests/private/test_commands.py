@@ -1,9 +1,12 @@
 """The commands on a small trained run: profile, perplexity, cost, audit, and what they refuse."""
 
+import csv
 import importlib
 import json
+import subprocess
+import sys
 
-from private.commands import LINEAR, fields, needs_engine, run
+from private.commands import LINEAR, ROOT, fields, needs_engine, run
 import pytest
 from tiny_runs import TINY
 
@@ -34,8 +37,9 @@ def test_profile_accounts_for_every_byte(linear_run, tmp_path):
   assert {"embedding", "projection", "scores", "maximum", "exponential", "values"} <= set(found["by_operation"])
   assert f"{found['total_bytes'] / 1e6:,.2f}" in out
   assert "private inference: layer 1" in err  # a line a layer, where no terminal shows a bar
-  assert json.loads((linear_run / "private_profile.json").read_text())["total_bytes"] == found["total_bytes"]
-  assert (linear_run / "private_profile.png").stat().st_size > 5000
+  (own,) = linear_run.glob("private_profile_L2_T16_*.json")
+  assert json.loads(own.read_text())["total_bytes"] == found["total_bytes"] and own.name in out
+  assert own.with_suffix(".png").stat().st_size > 5000
 
 
 @needs_engine
@@ -79,6 +83,60 @@ def test_cost_from_a_config_alone(tmp_path):
   assert f"{found['total_bytes'] / 1e6:,.2f}" in out and "temperature" in out
 
 
+def test_cost_sets_models_beside_each_other(linear_run, tmp_path):
+  written = {name: tmp_path / name for name in ("one.json", "many.json", "many.csv")}
+  base = "--config=configs/codeparrot_ln_gelu.py:quick"
+  run("private.cost", base, f"--json={written['one.json']}")
+  others = ("gelu=exact", "configs/codeparrot_scfuffn.py:quick", str(linear_run))
+  out, _ = run("private.cost", base, *(f"--compare={other}" for other in others),
+               f"--json={written['many.json']}", f"--csv={written['many.csv']}")  # fmt: skip
+  one, many = (json.loads(written[name].read_text()) for name in ("one.json", "many.json"))
+  compared = many.pop("compared")
+  assert many == one and [model["model"] for model in compared] == list(others)
+  assert [model["architecture"] for model in compared] == ["SM+LN+G", "SM+ScFuFFN", "EReg(SM(t)+ScFuFFN)"]
+  assert compared[0]["total_bytes"] > many["total_bytes"] > compared[1]["total_bytes"]
+  total = next(line for line in out.splitlines() if line.startswith("total"))
+  assert [f"{model['total_bytes'] / 1e6:,.2f}" for model in (many, *compared)] == total.split()[1:5]
+  activation = next(line for line in out.splitlines() if line.startswith("activation")).split()
+  assert activation[3:5] == ["–", "–"] and "C: SM+ScFuFFN" in out
+  lines = list(csv.DictReader(written["many.csv"].open()))
+  for model, name in zip((many, *compared), (base.removeprefix("--config="), *others), strict=True):
+    of_model = [float(line["bytes"]) for line in lines if line["model"] == name]
+    assert sum(of_model) == pytest.approx(model["total_bytes"])
+
+
+def test_cost_of_a_run_and_of_tokens_after_its_prompt(linear_run, tmp_path):
+  (tmp_path / "lines.json").write_text('{"office": [300, 20]}')
+  out, _ = run("private.cost", f"--checkpoint={linear_run}", "--length=4", "--tokens=3", "--threads=4",
+               f"--lines={tmp_path / 'lines.json'}", f"--json={tmp_path / 'c.json'}")  # fmt: skip
+  found = json.loads((tmp_path / "c.json").read_text())
+  assert len(found["by_token"]) == 3 and found["threads"] == 4
+  assert set(found["latency_seconds"]) == {"LAN", "WAN", "office"}
+  assert "4 tokens and 2 more" in out and "token 3" in out and "office (300 Mbit/s, 20 ms)" in out
+  assert "peak memory" in out and set(found["peak_rss_bytes"]) == {"server", "client"}
+
+
+def test_cost_of_a_function(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text("""import jax
+from entropy_attn.private.price.protocols import Cost
+
+def gate(x, w):
+  return jax.nn.softplus(x @ w)
+
+def by_table():
+  return {"log1p": lambda use: Cost(bytes=300 * use.n, rounds=3)}
+""")
+  call = [f"--function={file}:gate", "--shape=64x96", "--shape=96x48:server"]
+  _, err = run("private.cost", *call, expect=2)
+  assert err == "error: private.cost does not know the operation log1p: say what it costs (private.cost --rules)\n"
+  out, _ = run("private.cost", *call, f"--rules={file}:by_table", "--line=WAN", f"--json={tmp_path / 'c.json'}")
+  found = json.loads((tmp_path / "c.json").read_text())
+  assert found["by_operation"]["log1p"]["bytes"] == 300 * 64 * 48
+  assert {"dot_general", "exp", "abs"} <= set(found["by_operation"]) and "log1p" in out
+  assert found["latency_seconds"]["WAN"] > 0.08 * found["rounds"]
+
+
 def test_a_training_run_tells_its_predicted_cost(linear_run):
   private = json.loads((linear_run / "summary.json").read_text())["private_inference"]
   assert private["total_bytes"] > 1e6 and set(private["latency_seconds"]) == {"LAN", "WAN"}
@@ -93,6 +151,53 @@ def test_the_audit_prints_and_writes_all(tmp_path):
     assert (tmp_path / name).stat().st_size > 20_000
   _, err = run("private.audit", expect=2)
   assert "error: --workdir=DIR is missing" in err
+
+
+def test_setup_of_the_engine_says_where_python_has_none(tmp_path):
+  """pip would skip it and end well."""
+  later = tmp_path / "python"
+  later.write_text(f"""#!/bin/sh
+exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.argv[1])' "$2"
+""")
+  later.chmod(0o755)
+  make = ["make", "--old-file=.venv/bin/python", "setup-private", f"PY={later}"]
+  done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 2 and "pip" not in done.stdout
+  assert "error: the two-party engine has wheels for CPython 3.11 alone, and .venv has 3.12" in done.stderr
+
+
+# Without the engine, and before anything is computed.
+@pytest.mark.parametrize(
+  "module,flags,message",
+  [
+    ("cost", ["--length=0"], "--length=0 must be a positive integer"),
+    ("cost", ["--length=-5"], "--length=-5 must be a positive integer"),
+    ("cost", ["--compute=nan"], "--compute=nan must be a finite number"),
+    ("cost", ["--line=nan,20"], "is neither LAN, WAN nor MBIT,RTT"),
+    ("cost", ["--transforms=condition_bound=nan"], "condition_bound=nan must be at least 1"),
+    ("cost", ["--past=-1"], "--past=-1 must be a non-negative integer"),
+    ("cost", ["--tokens=0"], "--tokens=0 must be a positive integer"),
+    ("cost", ["--threads=0"], "--threads=0 must be a positive integer"),
+    ("cost", ["--lines=nowhere.json"], "--lines=nowhere.json does not exist"),
+    ("cost", ["--csv=nowhere/x.csv"], "--csv=nowhere/x.csv cannot be written"),
+    ("cost", ["--compare=magic=on"], "transform='magic' is not one of"),
+    ("cost", ["--compare=nowhere"], "nowhere does not exist"),
+    ("cost", ["--function=x.py:f"], "name one to price"),
+    ("cost", ["--shape=3"], "--shape and --rules are for --function=FILE.py:NAME"),
+    ("profile", ["--rtt=-20"], "--rtt=-20 must be a non-negative number"),
+    ("profile", ["--bandwidth=0"], "--bandwidth=0 must be at least 0.001"),
+    ("profile", ["--error=0"], "--error=0 is less than the best chain of squares has"),
+    ("perplexity", ["--error=1e-9"], "--error=1e-09 is less than the best chain of squares has"),
+    ("perplexity", ["--sequences=0"], "--sequences=0 must be a positive integer"),
+    ("audit", ["--workdir=/proc/x"], "--workdir=/proc/x cannot be made"),
+    ("audit", ["--workdir=.", "--measured=/nonexistent"], "--measured=/nonexistent is no folder"),
+  ],
+)
+def test_a_mistake_is_told_before_jax_is_imported(module, flags, message, monkeypatch):
+  monkeypatch.setenv("JAX_PLATFORMS", "none of these")  # whoever asks JAX for devices fails otherwise
+  config = [] if module == "audit" else ["--config=configs/quickstart.py"]
+  _, err = run(f"private.{module}", *config, *flags, expect=2)
+  assert err.count("\n") == 1 and err.startswith("error: ") and message in err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -84,6 +84,17 @@ def test_figures_are_written_under_their_names(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "two.png"]
 
 
+def test_no_private_profile_overwrites_another(tmp_path):
+  profile = {"measured_layers": 2, "length": 8, "transforms": {"fold": True}, "number": 0}
+  for number, changes in enumerate(({}, {}, {"length": 9}, {"transforms": {"fold": False}}, {})):
+    folder.write_profile(tmp_path, profile | changes | {"number": number}, Figure())
+  found = {path.stem: files.read_json(path)["number"] for path in tmp_path.glob("private_profile_*.json")}
+  assert sorted(found.values()) == [0, 1, 2, 3, 4]
+  assert {path.stem for path in tmp_path.glob("*.png")} == set(found)
+  first = next(name for name, number in found.items() if number == 0)
+  assert first.startswith("private_profile_L2_T8_") and (found[f"{first}_2"], found[f"{first}_3"]) == (1, 4)
+
+
 def test_a_folder_that_holds_no_run_or_a_broken_config_is_named(tmp_path, config):
   with pytest.raises(UserError, match=r"holds no run \(no config.json\)"):
     folder.read_config(tmp_path)

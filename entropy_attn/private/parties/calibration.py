@@ -46,13 +46,14 @@ MATRICES = (
   (8, 1024, 512),
 )
 REPEATS = 3
+SET_UPS = (1, 2, 8)  # threads of each party
 
 
 def constants() -> dict:
   """All constants, as `protocols.calibration` reads them: by 'setting/ring', and of the machine that measured them."""
   table = {}
   for setting, ring in RINGS:
-    setups = [_alone(set_up_cost, setting, ring, threads) for threads in (1, 2)]
+    setups = [_alone(set_up_cost, setting, ring, threads) for threads in SET_UPS]
     table[f"{setting}/{ring}"] = _alone(calibrate, setting, ring, setups)
   table["machine"] = {
     "engine": engine.version(),
@@ -164,7 +165,7 @@ def calibrate(setting: str, ring: int, setups: list[protocols_lib.Cost]) -> dict
   """The constants of one ring and setting.
 
   Args:
-    setups: what `set_up_cost` gave for 1 and for 2 threads.
+    setups: what `set_up_cost` gave for SET_UPS threads.
   """
   bench, rng = Bench(SETTINGS[setting], ring), np.random.default_rng(0)
   linear = lambda n: (1, n, 0)
@@ -185,6 +186,7 @@ def calibrate(setting: str, ring: int, setups: list[protocols_lib.Cost]) -> dict
   cut = lambda n: protocols.each("cut", n)
   fit("compare", SIZES, lambda x, y: x > y, two, features=linear)
   compare = lambda n: protocols.each("compare", n)
+  fit("equal", SIZES, lambda x, y: x == y, two, features=linear)
   fit("choose", SIZES, lambda x, y: jnp.where(x > y, x, y), two, compare, features=linear)
   fit("count", SIZES, lambda x, y: (x > y).astype(jnp.int32), two, compare, features=linear)
   pairs = lambda n: (1, protocols_lib.units(n), 0)
@@ -192,7 +194,7 @@ def calibrate(setting: str, ring: int, setups: list[protocols_lib.Cost]) -> dict
   large = tuple(n for n in SIZES if n >= protocols_lib.DIRECT)
   halves = lambda n: (1, protocols_lib.units(n // 2) + protocols_lib.units(n - n // 2), 0)
   fit("ciphertext triple", large, lambda x, y: x * y, two, cut, features=halves)
-  found["set up"] = _fitted([(1, threads, 0) for threads in (1, 2)], setups)
+  found["set up"] = _fitted([protocols_lib.set_up_sizes(ring, threads) for threads in SET_UPS], setups)
   found["opening"] = {"bytes": [0, 4 * ring / 8, 0], "rounds": [1, 0, 0], "seconds": [1e-3, 2e-8, 0]}
   if ring == WIDE:
     found |= _matrices(bench, setting, protocols)

@@ -7,18 +7,20 @@ cost.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import math
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 from jax.extend import core as jax_core
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.price.protocols import Cost, Protocols
+from entropy_attn.private.price.protocols import PLAINTEXT_BYTES, Cost, Protocols, ciphertexts
 from entropy_attn.private.program import trace
-from entropy_attn.private.program.ops import Engine
 from entropy_attn.private.program.spec import Settings
-from entropy_attn.private.program.types import CLIENT, SERVER, Step, Variable
+from entropy_attn.private.program.types import CLIENT, SERVER, Variable
 
 PUBLIC, SECRET = "public", "secret"
 
@@ -66,28 +68,63 @@ class Use:
     return self.protocols.each("cut", self.n) if all(kind.fixed_point for kind in self.inputs) else Cost()
 
 
-def step_cost(
-  step: Step, reads: tuple[Variable, ...], ops: Engine, protocols: Protocols, settings: Settings
-) -> tuple[Cost, tuple[jax.ShapeDtypeStruct, ...]]:
-  """The cost of one step, and the shapes and dtypes of what it writes.
+class Counted(NamedTuple):
+  """What a function of secrets takes.
+
+  Attributes:
+    costs: of each operation with a secret result, by its name in the trace, in the order of the trace.
+    encoded: the most bytes that one product with a private matrix, encoded as the engine multiplies it, takes.
+    shapes: shapes and dtypes of the results, as the function returns them.
+  """
+
+  costs: list[tuple[str, Cost]]
+  encoded: float
+  shapes: object
+
+  @property
+  def cost(self) -> Cost:
+    """That of all operations."""
+    return sum((cost for _, cost in self.costs), Cost())
+
+
+def counted_of(
+  function: Callable,
+  reads: Sequence[Variable],
+  protocols: Protocols,
+  settings: Settings,
+  rules: Mapping[str, "Rule"] = MappingProxyType({}),
+) -> Counted:
+  """What a JAX function of variables takes, operation by operation.
+
+  Args:
+    rules: costs of one's own, before those that are measured: by the name of an operation in the trace, or of a
+      function under jax.jit, whose operations are then not looked at.
 
   Raises:
     UserError: for an operation whose cost nobody measured.
   """
   args = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in reads]
-  traced, shapes = jax.make_jaxpr(lambda *arrays: step(ops, *arrays), return_shape=True)(*args)
+  traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
   kinds = [Kind(v.owner if v.owner in (SERVER, CLIENT) else SECRET, np.dtype(v.dtype).kind == "f") for v in reads]
-  costs = []
+  costs, encoded = [], [0.0]
 
   def rule(equation, inputs: Sequence[Kind]) -> list[Kind]:
     known_to = _joined(inputs)
     if known_to == SECRET:
-      costs.append(_cost(Use(equation, inputs, protocols, settings)))
+      name, use = _name(equation), Use(equation, inputs, protocols, settings)
+      costs.append((name, rules[name](use) if name in rules else _cost(use)))
+      encoded.append(_encoded(use) if name == "dot_general" else 0.0)
     spread = math.prod(equation.invars[0].aval.shape) if equation.primitive.name == "broadcast_in_dim" else None
     return [Kind(known_to, _is_fixed_point(variable.aval), spread) for variable in equation.outvars]
 
-  trace.walk(traced, kinds, lambda value, aval: Kind(PUBLIC, _is_fixed_point(aval)), rule)
-  return sum(costs, Cost()), shapes
+  trace.walk(traced, kinds, lambda value, aval: Kind(PUBLIC, _is_fixed_point(aval)), rule, closed=rules)
+  return Counted(costs, max(encoded), shapes)
+
+
+def _name(equation: jax_core.JaxprEqn) -> str:
+  """That of an operation, or of the function that it calls."""
+  called = "jaxpr" in equation.params or "call_jaxpr" in equation.params
+  return equation.params.get("name", equation.primitive.name) if called else equation.primitive.name
 
 
 def _cost(use: Use) -> Cost:
@@ -95,7 +132,7 @@ def _cost(use: Use) -> Cost:
   if name in _FREE:
     return Cost()
   if name not in _RULES:
-    raise UserError(f"private.cost does not know the operation {name}")
+    raise UserError(f"private.cost does not know the operation {name}: say what it costs (private.cost --rules)")
   return _RULES[name](use)
 
 
@@ -139,13 +176,26 @@ def _dot_general(use: Use) -> Cost:
   known_to = [kind.known_to for kind in use.inputs]
   if PUBLIC in known_to:
     return use.cut()
-  (contracted, _), (batch, _) = use.equation.params["dimension_numbers"]
-  left, right = use.shape(0), use.shape(1)
-  B, K = (math.prod(left[axis] for axis in axes) for axes in (batch, contracted))
-  M, L = math.prod(left) // (B * K), math.prod(right) // (B * K)
+  B, M, K, L = _matrices(use)
   directions = 2 if known_to == [SECRET, SECRET] else 1
   cut = all(kind.fixed_point for kind in use.inputs)
   return use.protocols.matrix_product(M, K, L, directions=directions, cut=cut) * B
+
+
+def _matrices(use: Use) -> tuple[int, int, int, int]:
+  """B, M, K, L of a product of B matrices M × K and K × L."""
+  (contracted, _), (batch, _) = use.equation.params["dimension_numbers"]
+  left, right = use.shape(0), use.shape(1)
+  B, K = (math.prod(left[axis] for axis in axes) for axes in (batch, contracted))
+  return B, math.prod(left) // (B * K), K, math.prod(right) // (B * K)
+
+
+def _encoded(use: Use) -> float:
+  """Bytes of the plaintexts of one of its matrices."""
+  if PUBLIC in (kind.known_to for kind in use.inputs):
+    return 0.0
+  _, M, K, L = _matrices(use)
+  return ciphertexts(M, K, L).pieces * PLAINTEXT_BYTES
 
 
 def _div(use: Use) -> Cost:
@@ -175,6 +225,56 @@ def _reduce_max(use: Use) -> Cost:
   return cost
 
 
+def _logistic(use: Use) -> Cost:
+  """1 / (1 + exp −x), as the engine has it."""
+  return _exp(use) + use.protocols.made_of_many("reciprocal", use.n)
+
+
+def _abs(use: Use) -> Cost:
+  """x times its sign, as the engine has it."""
+  return use.protocols.each("compare", use.n) + use.protocols.each("count", use.n) + use.protocols.product(use.n)
+
+
+def _equal(use: Use) -> Cost:
+  return use.protocols.each("equal", use.n)
+
+
+def _sort(use: Use) -> Cost:
+  """By Batcher's network: of each pair the smaller one is chosen, and the larger is their sum less it."""
+  axis = use.equation.params["dimension"]
+  return _network(use, math.prod(use.shape(0)), use.shape(0)[axis], len(use.inputs))
+
+
+def _top_k(use: Use) -> Cost:
+  """The whole order of values and places by the network of `_sort`: no more than it takes."""
+  length = use.shape(0)[use.equation.params["axis"]]
+  return _network(use, math.prod(use.shape(0)), length, 2)
+
+
+def _network(use: Use, n: int, length: int, operands: int) -> Cost:
+  """Sorts n numbers in rows of a length, and moves all operands as the first one goes."""
+  cost = Cost()
+  for pairs in batcher(length):
+    at_once = pairs * (n // length)
+    cost += use.protocols.each("compare", at_once) + use.protocols.each("choose", at_once * operands)
+  return cost
+
+
+@functools.cache
+def batcher(length: int) -> tuple[int, ...]:
+  """How many pairs each step of Batcher's odd-even merge sort compares at once."""
+  found, p = [], 1
+  while p < length:
+    k = p
+    while k:
+      starts = range(k % p, length - k, 2 * k)
+      i = np.concatenate([np.arange(j, min(j + k, length - k)) for j in starts] or [np.zeros(0, int)])
+      found.append(int(np.sum(i // (2 * p) == (i + k) // (2 * p))))
+      k //= 2
+    p *= 2
+  return tuple(found)
+
+
 def _pair_maximum(protocols: Protocols, n: int) -> Cost:
   return protocols.each("compare", n) + protocols.each("choose", n)
 
@@ -201,8 +301,9 @@ def _of_many(name: str) -> Callable[[Use], Cost]:
   return lambda use: use.protocols.made_of_many(name, use.n)
 
 
+Rule = Callable[[Use], Cost]  # what an operation costs
 # By the name of the operation in the trace.
-_RULES: Mapping[str, Callable[[Use], Cost]] = {
+_RULES: Mapping[str, Rule] = {
   "mul": _mul,
   "square": _square,
   "integer_pow": _integer_pow,
@@ -212,6 +313,12 @@ _RULES: Mapping[str, Callable[[Use], Cost]] = {
   "rsqrt": _of_many("inverse root"),
   "erf": _of_many("erf"),
   "tanh": _of_many("tanh"),
+  "logistic": _logistic,
+  "abs": _abs,
+  "eq": _equal,
+  "ne": _equal,
+  "sort": _sort,
+  "top_k": _top_k,
   "gt": _compare,
   "lt": _compare,
   "ge": _compare,
@@ -225,5 +332,6 @@ _RULES: Mapping[str, Callable[[Use], Cost]] = {
 }
 _FREE = {
   "add", "sub", "neg", "reduce_sum", "reshape", "transpose", "broadcast_in_dim", "concatenate", "slice", "squeeze",
-  "split", "stack", "copy", "expand_dims", "iota", "add_any", "rev", "pad", "dynamic_slice",
+  "split", "stack", "copy", "expand_dims", "iota", "add_any", "rev", "pad", "dynamic_slice", "cumsum",
+  "stop_gradient",
 }  # fmt: skip

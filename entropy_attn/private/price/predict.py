@@ -9,9 +9,10 @@ import math
 
 from entropy_attn import config as config_lib
 from entropy_attn.config import architecture_name
-from entropy_attn.private.price import count
+from entropy_attn.errors import UserError
+from entropy_attn.private.price import count, memory
 from entropy_attn.private.price import protocols as protocols_lib
-from entropy_attn.private.price.account import grouped
+from entropy_attn.private.price.account import grouped, layers
 from entropy_attn.private.price.lines import LINES, latency
 from entropy_attn.private.program import build, ops, squares, types
 from entropy_attn.private.program import spec as spec_lib
@@ -21,58 +22,93 @@ THREADS = 2  # of each party, by which the engine's keys are counted
 _FIELDS = ("bytes", "rounds", "seconds")
 
 
-def predict(spec: spec_lib.Spec, length: int, *, threads: int = THREADS, **options) -> dict:
-  """What one inference costs.
+def predict(
+  spec: spec_lib.Spec, length: int, *, threads: int = THREADS, past: int = 0, tokens: int = 1, **options
+) -> dict:
+  """What one inference costs, and that of the tokens after it.
 
   Args:
-    length: new tokens.
-    threads: of each party.
+    length: new tokens of the prompt.
+    threads: of each party: the engine makes keys for each. The seconds are those of two cores all the same.
+    past: tokens before them whose keys and values are there.
+    tokens: to generate: the prompt gives the first one, and each further one is an inference of one token.
     options: of `build.build`.
 
   Returns:
-    total_bytes (both ways), rounds, seconds of computation, and by_operation and by_layer, as a profile has them.
+    total_bytes (both ways), rounds, seconds of computation, and by_operation and by_layer, as a profile has them;
+    by_token: bytes, rounds and seconds of each inference, the session's keys apart; and peak_rss_bytes of each party
+    (see `memory`).
 
   Raises:
     UserError: for more positions than the model has.
   """
-  settings = spec_lib.Settings.of(spec)
-  setting = "cheap" if settings.lsb_error else "stock"
-  constants = protocols_lib.calibration()
-  protocols = {ring: protocols_lib.Protocols(constants[f"{setting}/{ring}"]) for ring in _rings(setting, constants)}
-  built = build.build(spec, length, **options)
-  variables, known, rows = dict(built.inputs), {}, []
-  used = {step.ring for step in built.steps}
-  rows.append(_row("setup", "setup", _shares(build.set_up(threads, used).inputs.values())))
-  for ring in used:
-    rows.append(_row("setup", "setup", protocols[ring].rated("set up", (1, threads, 0))))
-  operations = ops.engine_of(spec)
-  for step in built.steps:
-    reads = tuple(variables[name] for name in step.reads)
-    key = (step.operation, reads, step.ring)
-    if key not in known:
-      known[key] = count.step_cost(step, reads, operations, protocols[step.ring], settings)
-    cost, shapes = known[key]
-    rows.append(_row(types.layer_name(step), step.kind, cost))
-    variables |= {name: Variable(a.shape, SECRET, a.dtype.name) for name, a in zip(step.writes, shapes, strict=True)}
-  shared = [v for v in built.inputs.values() if v.owner == SHARED]
-  rows.append(_row("embedding", "embedding", _shares(shared)))
-  rows.append(_row("head", "reveal", _shares([variables[name] for name in built.outputs])))
-  total = {name: sum(row[name] for row in rows) for name in ("bytes", "rounds", "seconds")}
+  needed = past + length + tokens - 1
+  if needed > spec.context_length:
+    raise UserError(f"{needed:,} tokens are more than the {spec.context_length:,} positions of this model")
+  pricing = _Pricing(spec)
+  inferences = [(length, past), *((1, past + length + i) for i in range(tokens - 1))]
+  found = [pricing.rows(build.build(spec, new, past=before, **options)) for new, before in inferences]
+  rings = {step.ring for step in build.build(spec, length, past=past, **options).steps}
+  rows = pricing.session_rows(threads, rings) + [row for rows in found for row in rows]
+  total = _total(rows)
   return {
     "total_bytes": total["bytes"],
     "rounds": total["rounds"],
     "seconds": total["seconds"],
     "by_operation": grouped(rows, "operation", _FIELDS),
-    "by_layer": grouped(rows, "layer", _FIELDS),
+    "by_layer": layers(rows, _FIELDS),
+    "by_token": [_total(rows) for rows in found],
+    "threads": threads,
+    "peak_rss_bytes": memory.peak(pricing.encoded, cheap=pricing.cheap),
   }
+
+
+class _Pricing:
+  """Prices the programs of one model: equal steps once.
+
+  Attributes:
+    cheap: whether the engine has its cheap settings.
+    encoded: bytes of the largest product with a private matrix until now; see `count.Counted`.
+  """
+
+  def __init__(self, spec: spec_lib.Spec):
+    self._settings, self._operations = spec_lib.Settings.of(spec), ops.engine_of(spec)
+    self.cheap, self.encoded = self._settings.lsb_error, 0.0
+    self._protocols = protocols_lib.of_setting("cheap" if self.cheap else "stock")
+    self._known = {}
+
+  def session_rows(self, threads: int, rings: Iterable[int]) -> list[dict]:
+    """What a session costs before its first inference."""
+    shares = _shares(build.set_up(threads, rings).inputs.values())
+    keys = [self._protocols[ring].rated("set up", protocols_lib.set_up_sizes(ring, threads)) for ring in rings]
+    return [_row("setup", "setup", cost) for cost in (shares, *keys)]
+
+  def rows(self, program: types.Program) -> list[dict]:
+    """A row a step, and those of what is shared before and opened after."""
+    variables, rows = dict(program.inputs), []
+    for step in program.steps:
+      reads = tuple(variables[name] for name in step.reads)
+      key = (step.operation, reads, step.ring)
+      if key not in self._known:
+        run = lambda *arrays, step=step: step(self._operations, *arrays)
+        self._known[key] = count.counted_of(run, reads, self._protocols[step.ring], self._settings)
+      counted = self._known[key]
+      self.encoded = max(self.encoded, counted.encoded)
+      rows.append(_row(types.layer_name(step), step.kind, counted.cost))
+      for name, a in zip(step.writes, counted.shapes, strict=True):
+        variables[name] = Variable(a.shape, SECRET, a.dtype.name)
+    shared = [v for v in program.inputs.values() if v.owner == SHARED]
+    rows.append(_row("embedding", "embedding", _shares(shared)))
+    rows.append(_row("head", "reveal", _shares([variables[name] for name in program.outputs])))
+    return rows
 
 
 def of_config(config, transforms: spec_lib.Transforms, length: int | None = None, **options) -> dict:
   """What one inference of a config's model costs, if every FFN that may vanish does.
 
   Args:
-    length: of the prompt; None: the model's context length.
-    options: of `build.build`.
+    length: of the prompt; None: 1 after a `past`, else what the context leaves beside the tokens after the prompt.
+    options: of `predict`.
 
   Returns:
     architecture, length, transforms, and what `predict` returns.
@@ -83,7 +119,8 @@ def of_config(config, transforms: spec_lib.Transforms, length: int | None = None
   m = config.model
   exponential = squares.exponential(squares.ERROR, -12.0)  # no text tells how far scores reach
   spec = spec_lib.of_config(m, transforms, (exponential,) * m.num_layers)
-  length = length or m.context_length
+  if length is None:
+    length = 1 if options.get("past") else max(1, m.context_length - options.get("tokens", 1) + 1)
   return {
     "architecture": architecture_name(config),
     "length": length,
@@ -122,8 +159,8 @@ def _shares(variables: Iterable[Variable]) -> protocols_lib.Cost:
   return protocols_lib.Cost(bytes=sum(math.prod(v.shape) for v in variables) * WIDE / 8, rounds=0.5)
 
 
-def _rings(setting: str, constants: Mapping) -> list[int]:
-  return [int(name.split("/")[1]) for name in constants if name.startswith(f"{setting}/")]
+def _total(rows: Iterable[Mapping]) -> dict[str, float]:
+  return {name: sum(row[name] for row in rows) for name in _FIELDS}
 
 
 def _row(layer: str, operation: str, cost: protocols_lib.Cost) -> dict:

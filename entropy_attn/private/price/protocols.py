@@ -17,6 +17,7 @@ import pathlib
 import numpy as np
 
 SLOTS = 8192  # numbers of a ciphertext
+PLAINTEXT_BYTES = 196_608  # of one that is to be multiplied: SLOTS coefficients by three primes
 DIRECT = 2 * SLOTS  # from so many elements a product is made at once, not of stored random triples
 MATRIX_PARTS = ("queries", "answers", "pieces", "rotations")
 TABLE = pathlib.Path(__file__).with_name("protocols.json")  # what `calibrate` writes
@@ -41,6 +42,12 @@ class Cost:
 def calibration() -> Mapping:
   """The measured constants, by 'setting/ring', and the machine of the seconds."""
   return json.loads(TABLE.read_text())
+
+
+def of_setting(setting: str) -> dict[int, "Protocols"]:
+  """The protocols of a setting of the engine, 'cheap' or 'stock', by the bits of their ring."""
+  names = [name for name in calibration() if name.startswith(f"{setting}/")]
+  return {int(name.split("/")[1]): Protocols(calibration()[name]) for name in names}
 
 
 class Protocols:
@@ -99,6 +106,14 @@ class Protocols:
       of_cut = self.each("cut", M * L)
       cost += Cost(of_cut.bytes, of_cut.rounds * parts.client_encrypts, of_cut.seconds)
     return cost
+
+
+def set_up_sizes(ring: int, threads: int) -> tuple[float, float, float]:
+  """What the constants of making keys are multiplied with.
+
+  Each thread has keys of its own for the narrow ring; for the wide one no more than two have, and the rest cost little.
+  """
+  return (1, min(threads, 2), threads) if ring == 64 else (1, threads, 0)
 
 
 def units(n: float) -> int:

@@ -84,4 +84,12 @@ def gelu_tail() -> Squares:
 def table() -> dict[str, list[Squares]]:
   """All fits, under 'exponential' and 'gelu_tail'."""
   found = json.loads(TABLE.read_text())
-  return {name: [Squares(**fit | {"offsets": tuple(fit["offsets"])}) for fit in fits] for name, fits in found.items()}
+  return {
+    name: [_upright(Squares(**fit | {"offsets": tuple(fit["offsets"])})) for fit in fits]
+    for name, fits in found.items()
+  }
+
+
+def _upright(fit: Squares) -> Squares:
+  """The same chain with a positive scale: z and −z have one square, and weights take a power of two out of it."""
+  return fit if fit.scale > 0 else dataclasses.replace(fit, scale=-fit.scale, start=-fit.start)

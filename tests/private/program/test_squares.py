@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.program import fits, squares
+from entropy_attn.private.program import fits, squares, weights
 
 FITS = squares.table()["exponential"]
 
@@ -23,6 +23,12 @@ def test_every_chain_is_as_near_to_the_exponential_as_it_says_and_stays_small(fi
     assert np.max(np.abs(z)) < math.sqrt(2)  # or its square leaves the narrow ring
     z = z * z + offset
   assert fit.gain == 1
+
+
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{fit.low:g}, {len(fit.offsets)} squares")
+def test_every_chain_goes_into_weights(fit):
+  """Its scale is g 2^−h with 1 ≤ g < 2, whatever sign the fit found."""
+  assert 1 <= fit.scale * 2.0 ** weights.halvings(fit) < 2
 
 
 def test_fitted_squares_beat_the_engines_own_exponential_by_orders():
