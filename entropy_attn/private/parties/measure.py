@@ -11,7 +11,7 @@ from entropy_attn.errors import UserError
 from entropy_attn.private.parties import engine
 from entropy_attn.private.parties.pair import DIRECT, Link, two_processes
 from entropy_attn.private.parties.session import Record
-from entropy_attn.private.price.account import grouped
+from entropy_attn.private.price import account
 from entropy_attn.private.program import squares
 from entropy_attn.private.program.build import build
 from entropy_attn.private.program.prepare import prepare
@@ -95,8 +95,8 @@ def profile(
     "largest_logit": float(np.max(np.abs(reference))),
     "same_next_token": bool(np.argmax(logits[-1]) == np.argmax(reference[-1])),
     "peak_rss_bytes": {role: results[role]["peak_rss_bytes"] for role in (SERVER, CLIENT)},
-    "by_operation": grouped(rows, "operation", _FIELDS),
-    "by_layer": _by_layer(rows),
+    "by_operation": account.grouped(rows, "operation", _FIELDS),
+    "by_layer": account.layers(rows, _FIELDS),
     "link": dataclasses.asdict(link),
     "threads": results[CLIENT]["threads"],
     "environment": folder.describe() | {"engine": engine.version()},
@@ -162,12 +162,3 @@ def _mean(rows: Sequence[dict]) -> dict:
 def _signature(program: Program, layer: int) -> tuple[Hashable, ...]:
   """What a layer's cost depends on: its steps, as far as their operations' costs do."""
   return tuple((step.kind, step.operation.cost_key(), step.ring) for step in program.steps if step.layer == layer)
-
-
-def _by_layer(rows: list[dict]) -> dict[str, dict]:
-  """The sums of each layer's rows, and of its operations."""
-  layers = grouped(rows, "layer", _FIELDS)
-  return {
-    name: group | {"by_operation": grouped([r for r in rows if r["layer"] == name], "operation", _FIELDS)}
-    for name, group in layers.items()
-  }
