@@ -2,14 +2,15 @@
 
     python -m entropy_attn.private.serve --checkpoint=runs/quickstart --port=9700
 
-Each client is served by a process of its own, one after the other; a lost client ends its process alone.
+Each client is served by a process of its own, one after the other; a lost client ends its process alone. Who waits is
+told how many are before it.
 """
 
 from absl import flags as absl_flags
 
 from entropy_attn import cli
 from entropy_attn.errors import UserError
-from entropy_attn.private import flags
+from entropy_attn.private import flags, line
 
 FLAGS = absl_flags.FLAGS
 
@@ -22,16 +23,17 @@ def define_flags() -> None:
   flags.define_transforms()
   flags.define_error()
   absl_flags.DEFINE_bool("once", False, "End after one client.")
-  flags.define_party()
+  line.define()
+  cli.add_check(lambda: line.check_host("host", FLAGS.host))
 
 
 def main() -> None:
-  """Serves until Ctrl-C, or one client with --once."""
+  """Serves until Ctrl-C, SIGTERM or SIGHUP, or one client with --once."""
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.parties import engine, server, sockets
 
   engine.core()
-  tls, timeout, threads = flags.party()
+  tls, timeout, threads = line.party(server=True)
   listening = sockets.listen(FLAGS.host, FLAGS.port)
   model = flags.load_model()
   offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error)
