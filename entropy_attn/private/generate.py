@@ -92,7 +92,7 @@ def _address(text: str) -> tuple[str, int]:
   host, _, port = text.rpartition(":")
   if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
     raise UserError(f"--server={text!r} has not the form host:port")
-  return host, int(port)
+  return host.strip("[]"), int(port)
 
 
 if __name__ == "__main__":

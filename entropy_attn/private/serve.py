@@ -24,7 +24,7 @@ def define_flags() -> None:
   flags.define_error()
   absl_flags.DEFINE_bool("once", False, "End after one client.")
   line.define()
-  cli.add_check(lambda: line.check_host("host", FLAGS.host))
+  cli.add_check(lambda: line.check_host("host", FLAGS.host.strip("[]")))
 
 
 def main() -> None:
@@ -34,10 +34,12 @@ def main() -> None:
 
   engine.core()
   tls, timeout, threads = line.party(server=True)
-  listening = sockets.listen(FLAGS.host, FLAGS.port)
+  host = FLAGS.host.strip("[]")  # of an IPv6 address
+  listening = sockets.listen(host, FLAGS.port)
+  port = listening.getsockname()[1]  # with --port=0 one that was free
   model = flags.load_model()
   offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error)
-  server.say(f"{model.description}: serving on {FLAGS.host}:{FLAGS.port}" + (" with TLS" if tls else ""))
+  server.say(f"{model.description}: serving on {FLAGS.host}:{port}" + (" with TLS" if tls else ""))
   try:
     server.serve(offered, weights, listening, tls=tls, timeout=timeout, threads=threads, once=FLAGS.once)
   except KeyboardInterrupt:

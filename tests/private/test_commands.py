@@ -123,6 +123,7 @@ def test_a_command_can_be_called_from_python(name):
     ("private.generate", ["--prompt=x", "--server=127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
     ("private.generate", ["--prompt=x", "--tls_ca=x.pem"], "TLS needs all of --tls_cert, --tls_key and --tls_ca"),
     ("private.generate", ["--prompt="], "the prompt is empty"),
+    ("private.generate", ["--prompt=x", "--server=[::1]:1"], "nobody answers at ::1:1"),
     ("private.generate", ["--prompt_ids="], "the prompt is empty"),
     ("private.generate", ["--prompt_ids=5,4o4"], "are not numbers"),
     (

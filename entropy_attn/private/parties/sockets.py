@@ -160,9 +160,9 @@ def listen(host: str, port: int) -> socket.socket:
     UserError: where the port is in use or not allowed.
   """
   try:
-    return socket.create_server((host, port))
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
   except OSError as error:
-    raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
 
 
 def is_address(text: str) -> bool:

@@ -445,6 +445,12 @@ def test_files_that_are_no_certificates_are_named(tmp_path):
     sockets.Tls(*[str(tmp_path / "x.pem")] * 3).context(server=True)
 
 
+def test_an_address_of_either_kind_is_served():
+  for host in ("127.0.0.1", "::1"):
+    with sockets.listen(host, 0) as listening, socket.create_connection((host, listening.getsockname()[1])):
+      listening.accept()[0].close()
+
+
 def test_a_port_in_use_and_nobody_there_are_one_line_each():
   listening = sockets.listen("127.0.0.1", 0)
   port = listening.getsockname()[1]
