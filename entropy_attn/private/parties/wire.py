@@ -251,6 +251,8 @@ class Connection:
         self._sock.sendall(header + key + payload if len(payload) < 4096 else header + key)
         if len(payload) >= 4096:
           self._sock.sendall(payload)
+      except BrokenPipeError:  # noticed here or where it is read, whichever comes first
+        self.fail("it ended without a word")
       except OSError as error:
         self.fail(f"the connection broke ({error.strerror or error})")
     with self._changed:
