@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 
 from entropy_attn import cli
 from entropy_attn.errors import UserError
-from entropy_attn.private import flags
+from entropy_attn.private import line
 
 FLAGS = absl_flags.FLAGS
 
@@ -26,26 +26,29 @@ def define_flags() -> None:
   absl_flags.DEFINE_float("temperature", 0.0, "0: the likeliest token; else drawn.", lower_bound=0.0)
   absl_flags.DEFINE_integer("seed", 0, "Of the drawing.", lower_bound=0)
   cli.define_json()
-  flags.define_party()
+  line.define()
   cli.add_check(check_flags)
 
 
 def check_flags() -> None:
-  """Raises UserError unless there is one prompt, and a server's address."""
+  """Raises UserError unless there is one prompt, a server's address, and a line to it that hides what is said."""
   if (FLAGS.prompt is None) == (FLAGS.prompt_ids is None):
     raise UserError("give one of --prompt=TEXT and --prompt_ids=1,2,3")
+  if not (FLAGS.prompt or FLAGS.prompt_ids):
+    raise UserError("the prompt is empty: give at least one token")
   _prompt_ids()
-  _address(FLAGS.server)
+  line.check_host("server", _address(FLAGS.server)[0])
 
 
 def main() -> None:
   """Prints text as it comes, then what the prompt and each token took."""
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.parties import client, engine, pair, sockets
+  from entropy_attn.private.parties.words import printable
 
   engine.core()
-  tls, timeout, threads = flags.party()
-  sock = sockets.connect(*_address(FLAGS.server), tls)
+  tls, timeout, threads = line.party(server=False)
+  sock = sockets.connect(*_address(FLAGS.server), tls, on_wait=_say_busy)
   with pair.ended_well("server"):
     result = client.generate(
       sock,
@@ -55,7 +58,7 @@ def main() -> None:
       seed=FLAGS.seed,
       threads=threads,
       timeout=timeout,
-      on_token=lambda text: print(text, end="", flush=True),
+      on_token=lambda text: print(printable(text, keep="\n\t"), end="", flush=True),
     )
     cli.write_json(result)
     print()
@@ -67,6 +70,10 @@ def main() -> None:
       )
 
 
+def _say_busy(before: int) -> None:
+  print(f"the server is busy, {before} before this one", file=sys.stderr, flush=True)
+
+
 def _encode(tokenizer) -> list[int]:
   """The ids of --prompt by a `data.tokenizer.Tokenizer`, or --prompt_ids."""
   ids = _prompt_ids()
@@ -74,17 +81,18 @@ def _encode(tokenizer) -> list[int]:
 
 
 def _prompt_ids() -> list[int] | None:
-  try:
-    return None if FLAGS.prompt_ids is None else [int(part) for part in FLAGS.prompt_ids]
-  except ValueError as error:
-    raise UserError(f"--prompt_ids={','.join(FLAGS.prompt_ids)} are not numbers") from error
+  if FLAGS.prompt_ids is None:
+    return None
+  if not all(re.fullmatch(" *[0-9]{1,9} *", part) for part in FLAGS.prompt_ids):
+    raise UserError(f"--prompt_ids={','.join(FLAGS.prompt_ids)} are not numbers")
+  return [int(part) for part in FLAGS.prompt_ids]
 
 
 def _address(text: str) -> tuple[str, int]:
   host, _, port = text.rpartition(":")
   if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
     raise UserError(f"--server={text!r} has not the form host:port")
-  return host, int(port)
+  return host.strip("[]"), int(port)
 
 
 if __name__ == "__main__":

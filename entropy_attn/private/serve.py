@@ -2,14 +2,15 @@
 
     python -m entropy_attn.private.serve --checkpoint=runs/quickstart --port=9700
 
-Each client is served by a process of its own, one after the other; a lost client ends its process alone.
+Each client is served by a process of its own, one after the other; a lost client ends its process alone. Who waits is
+told how many are before it.
 """
 
 from absl import flags as absl_flags
 
 from entropy_attn import cli
 from entropy_attn.errors import UserError
-from entropy_attn.private import flags
+from entropy_attn.private import flags, line
 
 FLAGS = absl_flags.FLAGS
 
@@ -22,20 +23,23 @@ def define_flags() -> None:
   flags.define_transforms()
   flags.define_error()
   absl_flags.DEFINE_bool("once", False, "End after one client.")
-  flags.define_party()
+  line.define()
+  cli.add_check(lambda: line.check_host("host", FLAGS.host.strip("[]")))
 
 
 def main() -> None:
-  """Serves until Ctrl-C, or one client with --once."""
+  """Serves until Ctrl-C, SIGTERM or SIGHUP, or one client with --once."""
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.parties import engine, server, sockets
 
   engine.core()
-  tls, timeout, threads = flags.party()
-  listening = sockets.listen(FLAGS.host, FLAGS.port)
+  tls, timeout, threads = line.party(server=True)
+  host = FLAGS.host.strip("[]")  # of an IPv6 address
+  listening = sockets.listen(host, FLAGS.port)
+  port = listening.getsockname()[1]  # with --port=0 one that was free
   model = flags.load_model()
   offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error)
-  server.say(f"{model.description}: serving on {FLAGS.host}:{FLAGS.port}" + (" with TLS" if tls else ""))
+  server.say(f"{model.description}: serving on {FLAGS.host}:{port}" + (" with TLS" if tls else ""))
   try:
     server.serve(offered, weights, listening, tls=tls, timeout=timeout, threads=threads, once=FLAGS.once)
   except KeyboardInterrupt:

@@ -227,7 +227,33 @@ def test_a_command_can_be_called_from_python(name):
     ("private.generate", [], "give one of --prompt=TEXT and --prompt_ids"),
     ("private.generate", ["--prompt=x", "--server=127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
     ("private.generate", ["--prompt=x", "--tls_ca=x.pem"], "TLS needs all of --tls_cert, --tls_key and --tls_ca"),
-    ("private.serve", ["--config=configs/quickstart.py", "--port=1", "--host=192.0.2.1"], "cannot listen on"),
+    ("private.generate", ["--prompt="], "the prompt is empty"),
+    ("private.generate", ["--prompt=x", "--server=[::1]:1"], "nobody answers at ::1:1"),
+    ("private.generate", ["--prompt_ids="], "the prompt is empty"),
+    ("private.generate", ["--prompt_ids=5,4o4"], "are not numbers"),
+    (
+      "private.generate",
+      ["--prompt=x", "--server=192.0.2.1:9700"],
+      "192.0.2.1 is not this machine alone, and without TLS",
+    ),
+    ("private.generate", ["--prompt=x", "--server=nobody.invalid:9700"], "the host 'nobody.invalid' is unknown"),
+    ("private.generate", ["--prompt=x", "--tls_peer=server.example"], "--tls_peer needs TLS"),
+    ("private.serve", ["--config=configs/quickstart.py", "--host=0.0.0.0"], "0.0.0.0 is not this machine alone"),
+    (
+      "private.serve",
+      ["--config=configs/quickstart.py", "--port=1", "--host=192.0.2.1", "--insecure"],
+      "cannot listen on",
+    ),
+    (
+      "private.serve",
+      ["--config=configs/quickstart.py", *(f"--tls_{name}=Makefile" for name in ("cert", "key", "ca"))],
+      "Makefile cannot be used",
+    ),
+    (
+      "private.serve",
+      ["--config=configs/quickstart.py", *(f"--tls_{name}=x" for name in ("cert", "key", "ca")), "--tls_peer=ab:cd"],
+      "is neither a name nor a SHA-256",
+    ),
   ],
 )
 @needs_engine

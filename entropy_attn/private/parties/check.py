@@ -16,21 +16,20 @@ _FEW = 64  # token ids that are told one by one; of more, their SHA-256
 class Impossible(Exception):
   """A result that no softmax, or no LayerNorm, can have given: fixed point overflowed, or the engine erred.
 
-  Its text holds all that is needed to look into it, the tokens too: it is for the client alone.
+  Its text holds all that is needed to look into it, the tokens too: it is for the client alone, and the server is told
+  no part of it.
 
   Attributes:
     rows: how many failed the check.
     circumstances: of what, and how it was computed.
-    told: the part that the other party may learn.
   """
 
   def __init__(self, rows: int, circumstances: str):
     self.rows, self.circumstances = rows, circumstances
-    self.told = (
+    super().__init__(
       f"{rows} row(s) are none that a softmax or a LayerNorm gives: numbers left the range of fixed point, or the "
-      "engine erred; the result is thrown away"
+      f"engine erred; the result is thrown away ({circumstances})"
     )
-    super().__init__(f"{self.told} ({circumstances})")
 
 
 def check_sequences(failed: Mapping[int, Impossible], count: int, origin: str = "") -> None:

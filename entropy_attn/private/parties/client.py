@@ -15,6 +15,7 @@ from entropy_attn.private.parties import pair
 from entropy_attn.private.parties.bar import Steps
 from entropy_attn.private.parties.sockets import TlsSocket
 from entropy_attn.private.parties.wire import PeerLost
+from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import CLIENT
 
 
@@ -53,7 +54,7 @@ def generate(
   with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
     tokenizer = _tokenizer(offered.get("tokenizer"))
     ids = list(encode(tokenizer))
-    _check_fits(len(ids), tokens, session.spec.context_length)
+    _check_fits(ids, tokens, session.spec)  # before the server is asked for anything
     rng, new, spent, asked = np.random.default_rng(seed), [], [], ids
     for _ in range(tokens):
       session.connection.tell({"length": len(asked)})
@@ -73,13 +74,16 @@ def generate(
       on_token(tokenizer.decode([token]))
       if token == tokenizer.end_id:
         break
-    session.connection.tell({"done": True})
   return {"prompt_ids": ids, "ids": new, "text": tokenizer.decode(new), "spent": spent}
 
 
-def _check_fits(prompt: int, tokens: int, positions: int) -> None:
+def _check_fits(ids: list[int], tokens: int, spec: Spec) -> None:
+  prompt, positions = len(ids), spec.context_length
   if not prompt:
     raise UserError("the prompt is empty: give at least one token")
+  for i in ids:
+    if not 0 <= i < spec.vocab_size:
+      raise UserError(f"token {i} is out of range: the model knows 0 to {spec.vocab_size - 1}")
   room = positions - prompt
   if room < tokens - 1:
     raise UserError(

@@ -48,10 +48,10 @@ def core():
     raise UserError(f"the two-party engine does not load ({error}): {_INSTALL}") from error
   if not hasattr(libspu.link, "create_with_channels"):
     raise UserError(f"the installed two-party engine is too old: {_INSTALL}")
-  log = pathlib.Path(tempfile.mkdtemp(prefix="entropy_attn-")) / "engine.log"
   options = libspu.logging.LogOptions()
-  options.enable_console_logger, options.system_log_path = False, str(log)
-  libspu.logging.setup_logging(options)
+  with tempfile.TemporaryDirectory(prefix="entropy_attn-") as folder:  # nobody reads the log: it keeps no name
+    options.enable_console_logger, options.system_log_path = False, str(pathlib.Path(folder) / "engine.log")
+    libspu.logging.setup_logging(options)
   return libspu
 
 

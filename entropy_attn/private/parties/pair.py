@@ -3,26 +3,26 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-from importlib import metadata
 import multiprocessing
 import multiprocessing.connection
 import os
-import pathlib
 import resource
 import socket
 import sys
-import tempfile
 import threading
 
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.parties import check, engine
+from entropy_attn.private.parties import check
 from entropy_attn.private.parties.bar import Steps
 from entropy_attn.private.parties.check import Impossible
+from entropy_attn.private.parties.greeting import greet
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import TlsSocket
-from entropy_attn.private.parties.wire import Connection, PeerLost
+from entropy_attn.private.parties.unnamed import Unnamed
+from entropy_attn.private.parties.wire import Connection, Overdue, PeerLost
+from entropy_attn.private.parties.words import Disagreement, Ending, printable
 from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import CLIENT, SERVER, Step
 from entropy_attn.private.program.weights import Model
@@ -63,70 +63,44 @@ def session(
 ) -> Iterator[tuple[Session, dict]]:
   """A session with the party at the other end of a connected socket, and its first words.
 
-  The connection is closed at the end, in peace; an exception within is told to the other party, and raised.
+  The connection is closed at the end, in peace. An exception within ends it, too, and is raised; the other party is
+  told no more than a code of `words.Ending`.
 
   Args:
     role: of this party: SERVER or CLIENT.
     offer: at the server: what it offers, 'spec' among it.
     weights: at the server.
     threads: of this party; 0: as many as it has cores.
-    timeout: seconds without any sign of the other after which it counts as lost.
+    timeout: seconds without any sign of the other, or without its first words, after which it counts as lost.
     on_step: see `Session`.
 
   Raises:
     UserError: where versions differ, the other is not the other role, or what it offers is no model.
     PeerLost: where it is no party of ours, or goes.
   """
-  connection = Connection(sock, timeout=timeout, rtt=link.rtt, bandwidth=link.bandwidth)
+  connection = Connection(sock, timeout=timeout, rtt=link.rtt, bandwidth=link.bandwidth, unread=0)
   with watched(connection, CLIENT if role == SERVER else SERVER):
-    theirs = greet(connection, role, offer, threads)
-    spec = Spec.from_json(str((offer if role == SERVER else theirs).get("spec")))
+    theirs = greet(connection, role, offer, threads, within=timeout)
+    spec = _spec_of(str((offer if role == SERVER else theirs).get("spec")))
     yield Session(connection, role, spec, weights, threads=theirs["threads"], on_step=on_step), theirs
-    connection.close()
+    if role == CLIENT:  # as it says where something was wrong with its prompt or its result
+      connection.end(Ending.ENDED)
+    else:
+      connection.close()
 
 
-def greet(connection: Connection, role: str, offer: Mapping | None = None, threads: int = 0) -> dict:
-  """Both parties' first words; the server tells what it offers.
-
-  Args:
-    offer: at the server: for the client to read.
-    threads: of this party; 0: as many as it has cores.
-
-  Returns:
-    The other's words: at the client with the offer. 'threads' is the lesser of both.
-
-  Raises:
-    UserError: where versions differ, or the other is not the other role.
-    PeerLost: where it is no party of ours.
-  """
-  threads = threads or len(os.sched_getaffinity(0))
-  mine = {"entropy_attn": package_version(), "engine": engine.version(), "role": role, "threads": threads}
-  connection.tell({**mine, **(offer or {})})
-  theirs = connection.hear()
-  for name in ("entropy_attn", "engine"):
-    if theirs.get(name) != mine[name]:
-      raise UserError(f"the other party has {name} {theirs.get(name)}, this one {mine[name]}: install the same")
-  other = CLIENT if role == SERVER else SERVER
-  if theirs.get("role") != other:
-    raise UserError(f"the other party is a {theirs.get('role')} too: one serves, the other generates")
-  if not isinstance(theirs.get("threads"), int) or theirs["threads"] < 1:
-    raise PeerLost("it does not say how many threads it has")
-  return theirs | {"threads": min(threads, theirs["threads"])}
-
-
-def package_version() -> str:
-  """This package's version, or 'source' where it is not installed."""
+def _spec_of(text: str) -> Spec:
   try:
-    return metadata.version("entropy_attn")
-  except metadata.PackageNotFoundError:
-    return "source"
+    return Spec.from_json(text)
+  except (RecursionError, AttributeError) as error:
+    raise PeerLost("it offers what is no model") from error
 
 
 @contextlib.contextmanager
 def watched(connection: Connection, other: str) -> Iterator[None]:
   """Ends the process where the engine does not notice within GRACE seconds that the other party is lost.
 
-  An exception within is told to the other party, and raised.
+  An exception within ends the session, and is raised: the other party is told a code of `words.Ending`.
 
   Args:
     other: the other party's role.
@@ -136,19 +110,23 @@ def watched(connection: Connection, other: str) -> Iterator[None]:
   def watch():
     while not left.wait(1.0):
       if connection.lost is not None and not left.wait(GRACE):
-        print(f"error: the {other} is lost: {connection.lost}", file=sys.stderr, flush=True)
+        print(f"error: the {other} is lost: {printable(str(connection.lost))}", file=sys.stderr, flush=True)
         os._exit(2)
 
   threading.Thread(target=watch, name="watch", daemon=True).start()
   try:
     yield
-  except Exception as error:
-    with contextlib.suppress(PeerLost):  # what this party found wrong ends the other's wait, too
-      connection.tell({"failed": error.told if isinstance(error, Impossible) else str(error)})
-      connection.close()
+  except BaseException as error:  # what this party found wrong, or its user's Ctrl-C, ends the other's wait, too
+    connection.end(_ending_of(error))
     raise
   finally:
     left.set()
+
+
+def _ending_of(error: BaseException) -> Ending:
+  if isinstance(error, Disagreement):
+    return error.ending
+  return Ending.LATE if isinstance(error, Overdue) else Ending.ENDED
 
 
 @contextlib.contextmanager
@@ -163,7 +141,7 @@ def ended_well(other: str) -> Iterator[None]:
   except (PeerLost, Impossible, UserError) as error:
     text = f"the {other} is lost: {error}" if isinstance(error, PeerLost) else str(error)
     with contextlib.suppress(OSError, AttributeError):  # closed, or full: the exit code is left
-      print(f"error: {text}", file=sys.stderr, flush=True)
+      print(f"error: {printable(text)}", file=sys.stderr, flush=True)
       sys.stdout.flush()
     os._exit(2)
 
@@ -193,24 +171,21 @@ def two_processes(
     UserError: where one of them fails; where results are impossible, after all sequences were run.
   """
   spawn = multiprocessing.get_context("spawn")
-  with tempfile.TemporaryDirectory() as folder:
-    weights = pathlib.Path(folder) / "weights.npz"
-    np.savez(weights, **private.weights)
-    port, port_sender = spawn.Pipe(duplex=False)
-    common = {"link": link, "threads": threads, "timeout": LOCAL_TIMEOUT}
-    offer = {"spec": private.spec.to_json()}
-    jobs = {
-      SERVER: (_serve, (port_sender, offer, weights, tokens_SxN.shape, show, common, options)),
-      CLIENT: (_ask, (port, tokens_SxN, origin, common, options)),
-    }
-    running = {}
-    for role, (work, args) in jobs.items():
-      receiver, sender = spawn.Pipe(duplex=False)
-      process = spawn.Process(target=_child, args=(sender, work, args), daemon=True)
-      process.start()
-      sender.close()
-      running[role] = (process, receiver)
-    return _collected(running)
+  port, port_sender = spawn.Pipe(duplex=False)
+  common = {"link": link, "threads": threads, "timeout": LOCAL_TIMEOUT}
+  offer = {"spec": private.spec.to_json()}
+  jobs = {
+    SERVER: (_serve, (port_sender, offer, Unnamed(private.weights), tokens_SxN.shape, show, common, options)),
+    CLIENT: (_ask, (port, tokens_SxN, origin, common, options)),
+  }
+  running = {}
+  for role, (work, args) in jobs.items():
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_child, args=(sender, work, args), daemon=True)
+    process.start()
+    sender.close()
+    running[role] = (process, receiver)
+  return _collected(running)
 
 
 def _collected(running: Mapping) -> dict:
@@ -243,12 +218,12 @@ def _child(sender, work, args) -> None:
     raise
 
 
-def _serve(port_sender, offer: Mapping, weights: pathlib.Path, shape, show: bool, common: Mapping, options) -> dict:
+def _serve(port_sender, offer: Mapping, weights: Unnamed, shape, show: bool, common: Mapping, options) -> dict:
   with socket.create_server(("127.0.0.1", 0)) as listening:
     port_sender.send(listening.getsockname()[1])
     sock, _ = listening.accept()
   bar = {"on_step": Steps("private inference")} if show else {}
-  with session(sock, SERVER, offer=offer, weights=np.load(weights), **common, **bar) as (mine, _):
+  with session(sock, SERVER, offer=offer, weights=weights.arrays(), **common, **bar) as (mine, _):
     for _ in range(shape[0]):
       mine.run(shape[1], **options)
       mine.restart()

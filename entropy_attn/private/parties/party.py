@@ -43,7 +43,7 @@ class Party(Machine):
       self._connection.send(f"share:{name}", packed(shares[1 - me]))
       self._set(name, shares[me], WIDE)
     else:
-      self._set(name, unpacked(self._connection.receive(f"share:{name}")), WIDE)
+      self._take(name, self._connection.receive(f"share:{name}"))
 
   def reveal_to_client(self, name: str) -> np.ndarray | None:
     """The value of a variable, at the client; None at the server, which learns nothing.
@@ -55,10 +55,17 @@ class Party(Machine):
     if self.role == SERVER:
       self._connection.send(f"reveal:{name}", packed(share))
       return None
-    other = unpacked(self._connection.receive(f"reveal:{name}"))
+    sent = self._connection.receive(f"reveal:{name}")
     try:
-      return self._rings[self._where[name]].open([other, share])
-    except RuntimeError as error:
+      return self._rings[self._where[name]].open([unpacked(sent), share])
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+      raise PeerLost("it sends what is no share") from error
+
+  def _take(self, name: str, sent: bytes) -> None:
+    """Keeps the share that the other party sends of a variable."""
+    try:
+      self._set(name, unpacked(sent), WIDE)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
       raise PeerLost("it sends what is no share") from error
 
 

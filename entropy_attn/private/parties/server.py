@@ -1,19 +1,25 @@
 """A server of private inferences: what it offers, and one client after the other in processes of their own."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import multiprocessing
-import pathlib
+import os
+import signal
 import socket
 import sys
-import tempfile
+import threading
 
 import numpy as np
 
-from entropy_attn.private.parties import pair, sockets
+from entropy_attn.errors import UserError
+from entropy_attn.private.parties import door, pair, sockets
 from entropy_attn.private.parties.bar import Steps
+from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import Tls
-from entropy_attn.private.parties.wire import PeerLost
+from entropy_attn.private.parties.unnamed import Unnamed
+from entropy_attn.private.parties.wire import PeerEnded, PeerLost
+from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.prepare import prepare
 from entropy_attn.private.program.spec import Transforms
 from entropy_attn.private.program.types import CLIENT, SERVER
@@ -45,31 +51,37 @@ def serve(
   threads: int = 0,
   once: bool = False,
 ) -> None:
-  """Answers clients until Ctrl-C, or one alone if `once`.
+  """Answers clients until Ctrl-C or a signal to end, or one alone if `once`.
 
   Args:
     offered, weights: of `offer`.
-    timeout: seconds without a sign of the client after which it is given up.
+    timeout: seconds without a sign of the client, its first words or its next request, after which it is given up.
     threads: of this party; 0: as many as it has cores.
     once: whether to end after the first; where that one was lost, the process exits as it did.
+
+  Raises:
+    UserError: when told to end by SIGTERM or SIGHUP.
   """
   spawn = multiprocessing.get_context("spawn")
-  with tempfile.TemporaryDirectory() as folder:
-    path = pathlib.Path(folder) / "weights.npz"
-    np.savez(path, **weights)
-    while True:
-      sock, (host, port, *_) = listening.accept()
-      say(f"{host}:{port} connected")
-      process = spawn.Process(target=_answer, args=(sock, offered, path, tls, timeout, threads))
-      process.start()
-      sock.close()
-      process.join()
-      ended = "served" if process.exitcode == 0 else "not served to the end"
-      say(f"{host}:{port} {ended}")
-      if once:
-        if process.exitcode:
-          sys.exit(process.exitcode)
-        return
+  kept, entrance, process = Unnamed(weights), door.Door(listening), None
+  with _signals_raise():
+    try:
+      while True:
+        sock, name = entrance.next()
+        say(f"{name} connected")
+        process = spawn.Process(target=_answer, args=(sock, offered, kept, tls, timeout, threads))
+        process.start()
+        sock.close()
+        process.join()
+        say(f"{name} {'served' if process.exitcode == 0 else 'not served to the end'}")
+        if once:
+          if process.exitcode:
+            sys.exit(process.exitcode)
+          return
+    finally:
+      entrance.close()
+      if process is not None:
+        process.kill()
 
 
 def say(text: str) -> None:
@@ -77,20 +89,60 @@ def say(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+  """Has SIGTERM and SIGHUP end what is within as an error does; one that is ignored, as under nohup, stays so."""
+
+  def end(number, frame):
+    raise UserError(f"stopped by {signal.Signals(number).name}")
+
+  before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+  for number, handler in before.items():
+    if handler is not signal.SIG_IGN:
+      signal.signal(number, end)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
 def _answer(
-  sock: socket.socket, offered: Mapping, weights: pathlib.Path, tls: Tls | None, timeout: float, threads: int
+  sock: socket.socket, offered: Mapping, weights: Unnamed, tls: Tls | None, timeout: float, threads: int
 ) -> None:
-  """Answers one client, in this process, for as long as it asks."""
+  """Answers one client, in this process, for as long as it asks and the server lives."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and ends this process
+  threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
   with pair.ended_well(CLIENT):
-    bar, secured = Steps("for the client"), sockets.secured(sock, tls, server=True)
-    options = {"offer": offered, "weights": np.load(weights), "timeout": timeout, "threads": threads, "on_step": bar}
+    bar = Steps("for the client")
+    try:
+      door.let_in(sock)
+    except OSError as error:
+      raise PeerLost("it left before its turn") from error
+    secured = sockets.secured(sock, tls, server=True)
+    options = {"offer": offered, "weights": weights.arrays(), "timeout": timeout, "threads": threads, "on_step": bar}
     with pair.session(secured, SERVER, **options) as (session, _):
-      while True:
-        asked = session.connection.hear()
-        if asked.get("done"):
-          break
-        length = asked.get("length")
-        if not isinstance(length, int) or length < 1:
-          raise PeerLost("it asks for what is no length")
+      for length in _requests(session, timeout):
         session.run(length)
-      bar.close()
+        bar.close()
+
+
+def _requests(session: Session, timeout: float) -> Iterator[int]:
+  """The lengths that a client asks for, until it ends."""
+  left = session.spec.context_length
+  while True:
+    try:
+      length = session.connection.hear(timeout).get("length")
+    except PeerEnded as ended:
+      if ended.ending is Ending.ENDED:
+        return
+      raise
+    if type(length) is not int or not 1 <= length <= left:
+      raise Disagreement("the client asks for what is no length that this model has", Ending.REQUEST)
+    left -= length
+    yield length
+
+
+def _end_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(2)

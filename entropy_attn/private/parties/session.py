@@ -1,23 +1,28 @@
 """One party of a private inference: agrees with the other upon the program, runs it step by step, and counts.
 
-The client alone learns results; the server alone holds weights. Both learn the architecture, the lengths of what is
-computed, and how many rows failed the check.
+The client alone learns results, and how many rows failed the check; the server alone holds weights. Both learn the
+architecture and the lengths of what is computed.
 """
 
 from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
+import math
 import time
 
 import numpy as np
 
-from entropy_attn.errors import UserError
 from entropy_attn.private.parties import check, engine
 from entropy_attn.private.parties.party import Party
-from entropy_attn.private.parties.wire import Connection, PeerLost
+from entropy_attn.private.parties.wire import Connection
+from entropy_attn.private.parties.words import Disagreement, Ending, printable
 from entropy_attn.private.program.build import build, client_inputs, server_inputs, set_up
 from entropy_attn.private.program.spec import Settings, Spec
 from entropy_attn.private.program.types import CLIENT, SERVER, Program, Step, layer_name
+
+# Bytes of the engine's messages that may come before they are asked for, beside the inputs: a wide product sends many.
+_AHEAD_BYTES = 2**29
+_SHARE_BYTES = 32  # of an element of an input, at most, in shares or encrypted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Session:
     inputs = client_inputs(self.spec, tokens) if self.role == CLIENT else self._server_inputs(length)
     codes = self._compiler.program(program)
     digest = engine.digest(self.spec, codes)
-    self._agree(digest)
+    self._agree(digest, program)
     if self._machine is None:
       self._guarded(lambda: self._set_up(program))
     outputs = self._guarded(lambda: self._run(program, codes, inputs))
@@ -114,13 +119,17 @@ class Session:
   def _server_inputs(self, length: int) -> dict[str, np.ndarray]:
     return server_inputs(self._weights, length, self._past)
 
-  def _agree(self, digest: str) -> None:
+  def _agree(self, digest: str, program: Program) -> None:
+    inputs = sum(math.prod(v.shape) for v in program.inputs.values() if v.owner != SERVER)
+    # Before the other learns the digest: it may be the first to know that both agree, and go on.
+    self.connection.expect(engine=_AHEAD_BYTES + _SHARE_BYTES * inputs)
     self.connection.tell({"program": digest})
     theirs = self.connection.hear().get("program")
     if theirs != digest:
-      raise UserError(
-        f"the other party would run another program ({str(theirs)[:12]} …, not {digest[:12]} …): "
-        "nothing was shared; use the same version of the model, of this package and of jax"
+      raise Disagreement(
+        f"the other party would run another program ({printable(str(theirs), 12)}, not {digest[:12]} …): "
+        "nothing was shared; use the same version of the model, of this package and of jax",
+        Ending.PROGRAM,
       )
 
   def _run(self, program: Program, codes: list[bytes], inputs: Mapping[str, np.ndarray]) -> dict:
@@ -163,7 +172,6 @@ class Session:
     """What action() returns; the engine's complaints about a lost connection become the PeerLost that they are."""
     try:
       return action()
-    except RuntimeError as error:
-      if self.connection.lost is not None:
-        raise PeerLost(self.connection.lost) from error
+    except RuntimeError:
+      self.connection.raise_if_lost()
       raise

@@ -1,25 +1,39 @@
 """Connected sockets of two parties, with mutual TLS where asked for."""
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
+import hashlib
+import ipaddress
+import re
 import socket
 import ssl
 import threading
 import time
 
 from entropy_attn.errors import UserError
+from entropy_attn.private.parties import door
+from entropy_attn.private.parties.wire import Connection
+from entropy_attn.private.parties.words import Ending, printable
 
 PATIENCE = 10.0  # seconds
+HANDSHAKE = 30.0  # seconds, however the other party spreads its words over them
 _CHUNK = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
-  """Files of mutual TLS: this party's certificate and key, and the authority that signed the other's."""
+  """Files of mutual TLS: this party's certificate and key, and the authority that signed the other's.
+
+  Attributes:
+    peers: names, or SHA-256 fingerprints, of the certificates that the other party may have; empty: whatever the
+      authority signed, so that each of its clients may pose as the server.
+  """
 
   certificate: str
   key: str
   authority: str
+  peers: tuple[str, ...] = ()
 
   def context(self, *, server: bool) -> ssl.SSLContext:
     """What Python's TLS needs to know, at the server or at the client.
@@ -30,13 +44,26 @@ class Tls:
     try:
       context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
       context.minimum_version = ssl.TLSVersion.TLSv1_3
-      context.check_hostname = False  # the authority, not a name, says who may take part
+      context.check_hostname = False  # names are looked at in `check_peer`: what is typed need not be one
       context.verify_mode = ssl.CERT_REQUIRED
       context.load_verify_locations(self.authority)
       context.load_cert_chain(self.certificate, self.key)
     except (OSError, ssl.SSLError) as error:
       raise UserError(f"TLS: {self.certificate}, {self.key} or {self.authority} cannot be used: {error}") from error
     return context
+
+  def check_peer(self, sock: "TlsSocket") -> None:
+    """Raises UserError unless the other party's certificate is of one of `peers`."""
+    names, fingerprint = sock.identity()
+    wanted = {re.sub("[: ]", "", peer).lower() if is_fingerprint(peer) else peer.lower() for peer in self.peers}
+    if wanted and not wanted & {fingerprint, *(name.lower() for name in names)}:
+      who = printable(", ".join(names) or "without a name", 200)
+      raise UserError(f"TLS: the other party is {who} (SHA-256 {fingerprint}), which --tls_peer does not name")
+
+
+def is_fingerprint(text: str) -> bool:
+  """Whether a text is the SHA-256 of a certificate: 64 hexadecimal digits, with colons or without."""
+  return re.fullmatch("[0-9a-fA-F]{64}", re.sub("[: ]", "", text)) is not None
 
 
 class TlsSocket:
@@ -45,7 +72,8 @@ class TlsSocket:
   One thread may receive while another sends: OpenSSL works on buffers in memory, under a lock, and not on the socket.
   """
 
-  def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool):
+  def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool, patience: float = HANDSHAKE):
+    until = time.monotonic() + patience
     self._sock, self._in, self._out = sock, ssl.MemoryBIO(), ssl.MemoryBIO()
     self._tls = context.wrap_bio(self._in, self._out, server_side=server)
     self._lock, self._sending = threading.Lock(), threading.Lock()
@@ -54,9 +82,24 @@ class TlsSocket:
         self._tls.do_handshake()
         break
       except ssl.SSLWantReadError:
+        left = until - time.monotonic()
+        if left <= 0:
+          raise TimeoutError(f"it took more than {patience:.0f} s") from None
+        sock.settimeout(left)
         self._flush()
         self._fill()
+      except ssl.SSLError:
+        with contextlib.suppress(OSError):  # the alert says to the other why
+          self._flush()
+        raise
     self._flush()
+
+  def identity(self) -> tuple[list[str], str]:
+    """The names in the other party's certificate, and its SHA-256 in hexadecimal."""
+    known = self._tls.getpeercert()
+    names = [value for _, value in known.get("subjectAltName", ())]
+    names += [value for part in known.get("subject", ()) for name, value in part if name == "commonName"]
+    return names, hashlib.sha256(self._tls.getpeercert(binary_form=True)).hexdigest()
 
   def sendall(self, data) -> None:
     """Sends all of some bytes."""
@@ -117,36 +160,75 @@ def listen(host: str, port: int) -> socket.socket:
     UserError: where the port is in use or not allowed.
   """
   try:
-    return socket.create_server((host, port))
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
   except OSError as error:
-    raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+    raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
 
 
-def connect(host: str, port: int, tls: Tls | None, *, patience: float = PATIENCE) -> socket.socket | TlsSocket:
-  """A socket connected to a listening party, which may still be starting.
+def is_address(text: str) -> bool:
+  """Whether a text is an IP address."""
+  try:
+    ipaddress.ip_address(text)
+  except ValueError:
+    return False
+  return True
+
+
+def is_loopback(host: str) -> bool:
+  """Whether a host is this machine alone.
 
   Raises:
-    UserError: if there is none within `patience` seconds, or it is no party of ours.
+    UserError: where it is unknown.
+  """
+  try:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+  except (OSError, UnicodeError) as error:
+    raise UserError(f"the host {host!r} is unknown ({getattr(error, 'strerror', None) or error})") from error
+  return all(ipaddress.ip_address(address[0].partition("%")[0]).is_loopback for *_, address in found)
+
+
+def connect(
+  host: str,
+  port: int,
+  tls: Tls | None,
+  *,
+  patience: float = PATIENCE,
+  on_wait: Callable[[int], None] = lambda before: None,
+) -> socket.socket | TlsSocket:
+  """A socket connected to a listening party, which may still be starting, once that lets this one in.
+
+  Args:
+    patience: seconds in which somebody must answer.
+    on_wait: called with the number of those that are served before this one, where it changes.
+
+  Raises:
+    UserError: if there is none within `patience` seconds, or it is no party of ours, or too many wait.
   """
   name, started = f"{host}:{port}", time.monotonic()
   while True:
     try:
       sock = socket.create_connection((host, port), timeout=patience)
-      return secured(sock, tls, server=False, patience=patience)
+      break
     except OSError as error:
       if time.monotonic() - started > patience:
         raise UserError(f"nobody answers at {name} ({error.strerror or error}): start the server first") from error
       time.sleep(0.2)
+  try:
+    door.wait(sock, name, on_wait)
+  except BaseException:
+    sock.close()
+    raise
+  return secured(sock, tls, server=False)
 
 
 def secured(
-  sock: socket.socket, tls: Tls | None, *, server: bool, patience: float = PATIENCE
+  sock: socket.socket, tls: Tls | None, *, server: bool, patience: float = HANDSHAKE
 ) -> socket.socket | TlsSocket:
   """The socket itself, or TLS over it.
 
   Args:
     server: whether this is the server's side.
-    patience: seconds that the other party may be silent while it proves who it is.
+    patience: seconds that the other party may take to prove who it is.
 
   Raises:
     UserError: if the other party does not prove who it is.
@@ -155,9 +237,14 @@ def secured(
     return sock
   context = tls.context(server=server)
   try:
-    sock.settimeout(patience)
-    return TlsSocket(sock, context, server=server)
+    secure = TlsSocket(sock, context, server=server, patience=patience)
   except (OSError, ssl.SSLError) as error:
     with contextlib.suppress(OSError):
       sock.close()
     raise UserError(f"TLS with the other party failed ({error}): do both use certificates of one authority?") from error
+  try:
+    tls.check_peer(secure)
+  except UserError:
+    Connection(secure, timeout=PATIENCE, unread=0).end(Ending.CERTIFICATE)
+    raise
+  return secure

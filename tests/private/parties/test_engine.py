@@ -247,34 +247,6 @@ def test_an_impossible_result_tells_what_is_needed_to_look_into_it():
     assert part in text, (part, text)
 
 
-def test_the_server_learns_of_an_impossible_result_no_token():
-  def fail(connection):
-    with pair.watched(connection, SERVER):
-      raise Impossible(3, "tokens 17,4")
-
-  def hear(connection):
-    with pair.watched(connection, CLIENT):
-      connection.hear()
-
-  served, asked = both(hear, fail)
-  assert isinstance(asked, Impossible) and "17,4" in str(asked)
-  assert isinstance(served, PeerLost) and "3 row(s) are none that" in str(served) and "17" not in str(served)
-
-
-def test_greetings_tell_versions_and_roles_apart():
-  served, asked = both(
-    lambda c: pair.greet(c, SERVER, {"spec": "x"}, threads=3), lambda c: pair.greet(c, CLIENT, threads=2)
-  )
-  assert asked["spec"] == "x" and served["threads"] == asked["threads"] == 2
-  first, second = both(lambda c: pair.greet(c, CLIENT), lambda c: pair.greet(c, CLIENT))
-  assert "a client too: one serves, the other generates" in str(first) + str(second)
-  old = {"entropy_attn": pair.package_version(), "engine": "0.1", "role": CLIENT, "threads": 1}
-  served, _ = both(lambda c: pair.greet(c, SERVER), lambda c: c.tell(old))
-  assert "the other party has engine 0.1" in str(served)
-  served, _ = both(lambda c: pair.greet(c, SERVER), lambda c: c.tell({}))
-  assert "install the same" in str(served)
-
-
 def on_reference(fn, *arrays, ring=WIDE):
   """fn by the reference, in one ring."""
   settings = Settings(1, True, "EMP_Ferret")

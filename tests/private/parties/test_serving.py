@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -35,12 +36,12 @@ def checkpoint(corpus, tmp_path_factory):
   return folder
 
 
-def start(module, *flags):
+def start(module, *flags, tmpdir=None):
   command = [sys.executable, "-u", "-m", f"entropy_attn.private.{module}", *map(str, flags)]
   return subprocess.Popen(
     command,
     cwd=ROOT,
-    env=environment(),
+    env=environment() | ({"TMPDIR": str(tmpdir)} if tmpdir else {}),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -78,10 +79,12 @@ def processes():
     end(process)
 
 
-def serve(processes, checkpoint, *flags):
+def serve(processes, checkpoint, *flags, tmpdir=None):
   with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
-  process = start("serve", f"--checkpoint={checkpoint}", f"--port={port}", "--threads=1", PATIENT, *flags)
+  process = start(
+    "serve", f"--checkpoint={checkpoint}", f"--port={port}", "--threads=1", PATIENT, *flags, tmpdir=tmpdir
+  )
   processes.append(process)
   wait_for(process, "serving on")
   return process, port
@@ -123,8 +126,8 @@ def test_generated_tokens_are_the_models_own(processes, checkpoint, tmp_path):
 def test_mutual_tls(processes, checkpoint, tmp_path):
   authority, foreign = trustme.CA(), trustme.CA()
   paths = {}
-  for name, ca in (("good", authority), ("bad", foreign)):
-    certificate = ca.issue_cert("party.example")
+  for name, ca in (("good", authority), ("bad", foreign), ("other", authority)):
+    certificate = ca.issue_cert(f"{name}.example")
     paths[name] = [tmp_path / f"{name}-{part}.pem" for part in ("cert", "key")]
     certificate.cert_chain_pems[0].write_to_path(paths[name][0])
     certificate.private_key_pem.write_to_path(paths[name][1])
@@ -133,13 +136,20 @@ def test_mutual_tls(processes, checkpoint, tmp_path):
     name: [f"--tls_cert={cert}", f"--tls_key={key}", f"--tls_ca={tmp_path / 'ca.pem'}"]
     for name, (cert, key) in paths.items()
   }
-  _, port = serve(processes, checkpoint, *flags["good"])
-  assert ask(processes, port, "--prompt_ids=5", "--tokens=1", *flags["good"]).wait(timeout=PATIENCE) == 0
-  for wrong in (flags["bad"], []):
-    client = ask(processes, port, "--prompt_ids=5", "--tokens=1", *wrong)
+  _, port = serve(processes, checkpoint, *flags["good"], "--tls_peer=good.example,nobody.example")
+  asked = ["--prompt_ids=5", "--tokens=1"]
+  wrong = {
+    "the server is lost: the connection broke .*unknown": flags["bad"],
+    "the server is lost": [],
+    "the other party is good.example .* which --tls_peer does not name": [*flags["good"], "--tls_peer=other.example"],
+    "the server is lost: its --tls_peer does not name the certificate of this party": flags["other"],
+  }
+  for message, given in wrong.items():
+    client = ask(processes, port, *asked, *given)
     _, err = client.communicate(timeout=PATIENCE)
-    assert client.returncode == 2 and err.count("error:") == 1
-  assert ask(processes, port, "--prompt_ids=5", "--tokens=1", *flags["good"]).wait(timeout=PATIENCE) == 0
+    assert client.returncode == 2 and err.count("error:") == 1 and re.search(message, err), err
+  named = [*flags["good"], "--tls_peer=good.example"]
+  assert ask(processes, port, *asked, *named).wait(timeout=PATIENCE) == 0
 
 
 MOMENTS = ["setup", "embedding", "layer 0", "layer 2", "vocabulary"]
@@ -184,6 +194,55 @@ def test_a_server_outlives_a_lost_client(processes, checkpoint):
   assert ask(processes, port, "--prompt_ids=5", "--tokens=1").wait(timeout=PATIENCE) == 0
 
 
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_server_leaves_no_file_and_no_process_however_it_ends(processes, checkpoint, ending, tmp_path):
+  tmp_path = tmp_path / "tmp"
+  tmp_path.mkdir()
+  server, port = serve(processes, checkpoint, tmpdir=tmp_path)
+  client = ask(processes, port, "--prompt_ids=5,6,7,8", "--tokens=6")
+  wait_for(client, "private: layer 1")
+  assert list(tmp_path.iterdir()) == []  # while it serves, too
+  os.kill(server.pid, ending)
+  _, err = server.communicate(timeout=PATIENCE)  # its child has the same standard error: this waits for both
+  assert list(tmp_path.iterdir()) == [] and "Traceback" not in err
+  if ending != signal.SIGKILL:
+    assert server.returncode == 2 and f"error: stopped by {ending.name}" in err
+  _, err = client.communicate(timeout=PATIENCE)
+  assert client.returncode == 2 and "the server is lost" in err
+
+
+def test_a_server_learns_nothing_of_a_prompt_that_is_refused(processes, checkpoint):
+  server, port = serve(processes, checkpoint)
+  said = []
+  for flags in (["--prompt_ids=5,9999"], ["--prompt_ids=" + ",".join(["7"] * 20)], ["--prompt=" + "secret " * 40]):
+    assert ask(processes, port, "--tokens=1", *flags).wait(timeout=PATIENCE) == 2
+    said.append([line for line in wait_for(server, "served$") if "connected" not in line])
+  assert len({re.sub("[0-9]+", "", "".join(lines)) for lines in said}) == 1
+  text = "".join(line for lines in said for line in lines)
+  assert not re.search("9999|token|secret|positions|20|error", re.sub(":[0-9]+ ", " ", text)), text
+
+
+def test_who_only_lives_does_not_hold_the_server_and_who_waits_is_told(processes, checkpoint):
+  server, port = serve(processes, checkpoint, "--timeout=3")
+  beat = struct.pack("!4sBHQII", b"EAp1", 2, 0, 0, 0, 0)
+  idle, left = socket.create_connection(("127.0.0.1", port)), threading.Event()
+
+  def live():
+    while not left.wait(0.5):
+      try:
+        idle.sendall(beat)
+      except OSError:
+        return
+
+  threading.Thread(target=live, daemon=True).start()
+  wait_for(server, "connected")
+  client = ask(processes, port, "--prompt_ids=5", "--tokens=1", "--timeout=30")
+  _, err = client.communicate(timeout=PATIENCE)
+  left.set()
+  assert client.returncode == 0 and "the server is busy, 1 before this one" in err, err
+  assert any("has not said what was awaited for 3 s" in line for line in wait_for(server, "not served to the end"))
+
+
 def test_garbage_ends_a_session_and_no_more(processes, checkpoint):
   server, port = serve(processes, checkpoint)
   with socket.create_connection(("127.0.0.1", port)) as sock:
@@ -201,6 +260,7 @@ def test_garbage_ends_a_session_and_no_more(processes, checkpoint):
     (["--prompt_ids=5,9999", "--tokens=1"], "token 9999 is out of range"),
     (["--prompt=", "--tokens=1"], "the prompt is empty"),
     (["--prompt_ids=5,x"], "are not numbers"),
+    (["--prompt_ids=5,-1"], "are not numbers"),
   ],
 )
 def test_a_prompt_that_does_not_fit_is_refused_by_the_client(processes, checkpoint, flags, message):

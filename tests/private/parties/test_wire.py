@@ -5,18 +5,18 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 import types
 import zlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
-import trustme
 from waiting import PATIENCE, until
 
-from entropy_attn.errors import UserError
-from entropy_attn.private.parties import sockets, wire
-from entropy_attn.private.parties.wire import Connection, PeerLost
+from entropy_attn.private.parties import wire
+from entropy_attn.private.parties.wire import Connection, Overdue, PeerEnded, PeerLost
+from entropy_attn.private.parties.words import MEANING, Ending
 
 
 def frame(kind, key=b"", payload=b""):
@@ -199,7 +199,7 @@ GOOD = struct.pack("!4sBHQII", b"EAp1", 1, 1, 3, 0, 0)  # but for its checksum
   [
     (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "what is no message of this program"),
     (GOOD + b"kabc", "a message arrived damaged"),
-    (struct.pack("!4sBHQII", b"EAp1", 1, 1, 2**40, 0, 0), "what is no message of this program"),
+    (struct.pack("!4sBHQII", b"EAp1", 1, 1, 2**40, 0, 0), "it sends more than it was asked for"),
     (struct.pack("!4sBHQII", b"EAp1", 9, 0, 0, 0, 0), "what is no message of this program"),
     (GOOD[:7], "it ended without a word"),
   ],
@@ -213,82 +213,121 @@ def test_garbage_is_named(bytes_, reason):
     connection.receive("k")
 
 
-def test_a_control_message_that_is_no_object_is_garbage_and_a_failure_is_passed_on():
-  for text, reason in (("[1]", "no message"), ("{", "no message"), (json.dumps({"failed": "no"}), "it gave up: no")):
-    raw, end = socket.socketpair()
-    connection = Connection(end)
-    raw.sendall(frame(0, payload=text.encode()))
-    with pytest.raises(PeerLost, match=reason):
-      connection.hear()
+DEEP = 10_000
 
 
-def certificates(folder):
-  """Two authorities, and the files of a party of each."""
-  files = {}
-  for name in ("ours", "foreign"):
-    authority = trustme.CA()
-    certificate = authority.issue_cert("party.example")
-    paths = [folder / f"{name}-{part}.pem" for part in ("cert", "key", "ca")]
-    certificate.cert_chain_pems[0].write_to_path(paths[0])
-    certificate.private_key_pem.write_to_path(paths[1])
-    authority.cert_pem.write_to_path(paths[2])
-    files[name] = sockets.Tls(*map(str, paths))
-  return files
+@pytest.mark.parametrize(
+  "text",
+  ["[1]", "{", '{"a":' * DEEP + "1" + "}" * DEEP, "[" * 60_000, '{"end": "\u001b[2J"}', '{"end": []}', "9" * 60_000],
+)
+def test_a_control_message_that_is_none_is_garbage_and_nobody_waits(text):
+  raw, end = socket.socketpair()
+  connection = Connection(end)
+  raw.sendall(frame(0, payload=text.encode()))
+  with pytest.raises(PeerLost, match="what is no message of this program"):
+    connection.hear()
+  started = time.monotonic()
+  connection.close()  # the other does not even listen
+  assert time.monotonic() - started < 20
 
 
-def meet(server_tls, client_tls):
-  """Both ends' sockets, or the error of each."""
-  listening = sockets.listen("127.0.0.1", 0)
-  ends = {}
+@pytest.mark.parametrize("ending", Ending)
+def test_an_ending_is_a_code_and_no_more(ending):
+  end, raw = socket.socketpair()
+  one = Connection(end, timeout=1e6)
+  closing = in_thread(lambda: one.end(ending))
+  raw.settimeout(PATIENCE)
+  sent = b""
+  while frame(3) not in sent:
+    sent += raw.recv(4096)
+  assert sent.replace(frame(2), b"") == frame(0, payload=json.dumps({"end": ending.value}).encode()) + frame(3)
+  raw.close()
+  closing.join(PATIENCE)
+  other_end, raw = socket.socketpair()
+  other = Connection(other_end)
+  raw.sendall(sent)
+  for wait in (other.hear, lambda: other.receive("k")):
+    with pytest.raises(PeerEnded) as error:
+      wait()
+    assert error.value.ending is ending and str(error.value) == MEANING[ending]
 
-  def accept():
-    sock, _ = listening.accept()
-    try:
-      ends["server"] = sockets.secured(sock, server_tls, server=True, patience=PATIENCE)
-    except UserError as error:
-      ends["server"] = error
 
-  thread = in_thread(accept)
+def test_what_was_said_before_an_ending_is_heard():
+  one, other = pair()
+  one.tell({"last": 1})
+  one.send("k", b"word")
+  closing = in_thread(lambda: one.end(Ending.ENDED))
+  until(lambda: other.lost)
+  assert other.hear() == {"last": 1} and other.receive("k") == b"word"
+  with pytest.raises(PeerEnded):
+    other.hear()
+  other.close()
+  closing.join(PATIENCE)
+
+
+def test_a_peer_that_only_lives_is_awaited_no_longer_than_was_said():
+  end, raw = socket.socketpair()
+  connection = Connection(end, timeout=PATIENCE)
+  raw.sendall(frame(2) * 5)
+  with pytest.raises(Overdue, match="has not said what was awaited for 1 s"):
+    connection.hear(within=0.5 + 0.1)
+  assert connection.lost is None  # it can still be told
+
+
+def too_much(*frames, **options):
+  """Why a connection is given up that these frames come over."""
+  raw, end = socket.socketpair()
+  connection = Connection(end, **options)
+  sending = in_thread(lambda: raw.sendall(b"".join(frames)))
+  until(lambda: connection.lost)
+  connection.close()
+  raw.close()
+  sending.join(PATIENCE)
+  return connection
+
+
+def test_a_stranger_may_send_little():
+  engine = frame(1, b"k", b"x")
+  assert "more than it was asked for" in too_much(engine, unread=0).lost
+  assert "more than it was asked for" in too_much(*[frame(1, b"k", bytes(1000))] * 20, unread=20_000).lost
+  assert "more than it was asked for" in too_much(*[frame(1, b"%d" % i) for i in range(90)], unread=20_000).lost
+  assert "more than it was asked for" in too_much(*[frame(0, payload=b"{}")] * 65).lost
+  assert "no message" in too_much(frame(0, payload=b'"' + bytes(2**16) + b'"')).lost
+  assert "no message" in too_much(frame(0, b"key", b"{}")).lost
+  assert "no message" in too_much(frame(2, payload=b"x" * 10)).lost
+
+
+def test_room_that_was_used_is_free_again_and_what_is_expected_may_come():
+  one, other = pair(unread=0)
+  other.expect(control=2**20, engine=5000)
+  for _ in range(20):
+    one.send("k", bytes(4000))
+    assert other.receive("k") == bytes(4000)
+  one.tell({"long": "x" * 2**17})
+  assert len(other.hear()["long"]) == 2**17
+
+
+def test_memory_grows_by_what_comes_and_not_by_what_is_announced():
+  raw, end = socket.socketpair()
+  connection = Connection(end, unread=2**40)
+  tracemalloc.start()
   try:
-    ends["client"] = sockets.connect("127.0.0.1", listening.getsockname()[1], client_tls, patience=PATIENCE)
-  except UserError as error:
-    ends["client"] = error
-  thread.join(PATIENCE)
-  listening.close()
-  return ends["server"], ends["client"]
+    raw.sendall(struct.pack("!4sBHQII", b"EAp1", 1, 1, 3 * 2**30, 0, 0) + b"k" + bytes(100_000))
+    heard = connection.heard
+    raw.sendall(bytes(100_000))
+    until(lambda: connection.heard > heard)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+  finally:
+    tracemalloc.stop()
+    raw.close()
+    connection.close()
 
 
-def test_mutual_tls_carries_the_same_both_ways_at_once(tmp_path):
-  tls = certificates(tmp_path)["ours"]
-  one, other = map(Connection, meet(tls, tls))
-  payload = bytes(range(256)) * 8000
-  sending = [in_thread(lambda c=c: [c.send("k", payload) for _ in range(20)]) for c in (one, other)]
-  for connection in (one, other):
-    for _ in range(20):
-      assert connection.receive("k") == payload
-  for thread in sending:
-    thread.join()
-
-
-def test_a_party_of_another_authority_is_refused(tmp_path):
-  files = certificates(tmp_path)
-  server, _ = meet(files["ours"], files["foreign"])
-  assert isinstance(server, UserError) and "certificates of one authority" in str(server)
-  _, client = meet(files["foreign"], files["ours"])
-  assert isinstance(client, UserError) and "certificates of one authority" in str(client)
-
-
-def test_files_that_are_no_certificates_are_named(tmp_path):
-  (tmp_path / "x.pem").write_text("no")
-  with pytest.raises(UserError, match="x.pem.* cannot be used"):
-    sockets.Tls(*[str(tmp_path / "x.pem")] * 3).context(server=True)
-
-
-def test_a_port_in_use_and_nobody_there_are_one_line_each():
-  listening = sockets.listen("127.0.0.1", 0)
-  port = listening.getsockname()[1]
-  with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}: .*choose another --port"):
-    sockets.listen("127.0.0.1", port)
-  listening.close()
-  with pytest.raises(UserError, match=f"nobody answers at 127.0.0.1:{port}.*start the server first"):
-    sockets.connect("127.0.0.1", port, None, patience=0.3)
+def test_closing_takes_no_longer_than_the_timeout_where_nobody_reads():
+  end, raw = socket.socketpair()
+  connection = Connection(end, timeout=1.0)
+  connection.send("k", bytes(10_000_000))
+  started = time.monotonic()
+  connection.close()
+  assert time.monotonic() - started < 20
+  raw.close()
