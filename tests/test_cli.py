@@ -134,10 +134,23 @@ def test_nothing_slow_is_imported_to_check_a_study():
   assert done.stdout == "[]\n", done.stderr
 
 
+FILES_AND_MORE = ("config", "function", "rules", "compare")  # FILE:ARGUMENT and its like, which the command takes apart
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [["--config=~/no.py"], [CONFIG, "--compare=~/no.py"], ["--function=~/no.py:f", "--shape=3"],
+   [f"--function={__file__}:call", "--shape=3", "--rules=~/no.py:f"]],
+)  # fmt: skip
+def test_the_file_in_front_of_more_is_expanded_too(flags, tmp_path):
+  done = run(*flags, command="private.cost", env=os.environ | {"HOME": str(tmp_path)})
+  assert str(tmp_path / "no.py") in error(done)
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_what_names_a_file_or_folder_is_a_path_with_its_home_expanded(command):
   for name, (kind, said) in described(command)["flags"].items():
-    if name != "config" and re.search(r"\b(file|folder|path|PEM)\b", f"{name} {said}", re.IGNORECASE):
+    if name not in FILES_AND_MORE and re.search(r"\b(file|folder|path|PEM)\b", f"{name} {said}", re.IGNORECASE):
       assert kind == "path", name
 
 
