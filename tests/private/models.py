@@ -26,11 +26,17 @@ ARCHITECTURES = {
 }
 
 
-def make(fields: dict, family: str = "codeparrot", **size: int):
-  """(config, variables) of a small model whose every parameter has been moved from its initial value."""
+def config_of(fields: dict, family: str = "codeparrot", **size: int):
+  """The config of a small model."""
   c = getattr(config_lib, family)()
   c.model.update(SIZE | {"dtype": "float32", "embedding_dropout": 0.0} | fields | size)
   config_lib.validate(c)
+  return c
+
+
+def make(fields: dict, family: str = "codeparrot", **size: int):
+  """(config, variables) of a small model whose every parameter has been moved from its initial value."""
+  c = config_of(fields, family, **size)
   variables = GPT(c).init(jax.random.key(0), jnp.zeros((1, c.model.context_length), jnp.int32))
   rng = np.random.default_rng(1)
   moved = lambda x: np.asarray(x) + np.float32(0.1) * rng.normal(size=np.shape(x)).astype(np.float32)

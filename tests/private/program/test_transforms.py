@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
 import numpy as np
-from private.models import ARCHITECTURES, LINEAR, logits_of, make, tokens_of
+from private.models import ARCHITECTURES, LINEAR, config_of, logits_of, make, tokens_of
 import pytest
 
 from entropy_attn.errors import UserError
@@ -177,7 +177,7 @@ def test_transforms_are_parsed_in_order():
   ),
 )
 def test_a_spec_survives_its_text(name, flags):
-  config, _ = make(ARCHITECTURES[name])
+  config = config_of(ARCHITECTURES[name])
   spec = spec_lib.of_config(config.model, transforms_of(config, **flags), (FINE, FINE))
   assert Spec.from_json(spec.to_json()) == spec
 
