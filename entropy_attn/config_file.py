@@ -11,7 +11,7 @@ import traceback
 from ml_collections import ConfigDict
 
 from entropy_attn import fields, paths
-from entropy_attn.errors import UserError, nearest
+from entropy_attn.errors import UserError, nearest, one_line
 
 # What ConfigDict says of a value of the wrong type.
 _MISTYPED = re.compile(r"Could not override field '(\w+)' \(reference\)\. (.*) is of .* type <class '(?:.*\.)?(\w+)'>")
@@ -98,7 +98,7 @@ def _line(path: pathlib.Path, error: BaseException) -> str:
 def _one_line(error: BaseException) -> str:
   text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
   text = _MISTYPED.sub(lambda found: f"{found[1]}={found[2]} must be of type {found[3]}", text)
-  return re.sub(r"\s+", " ", text).strip()[:300]
+  return one_line(text, 300)
 
 
 def _nearest_file(path: pathlib.Path) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from entropy_attn import entropy
+from entropy_attn.errors import shorten
 
 
 class NonFinite(Exception):
@@ -53,9 +54,3 @@ class NonFinite(Exception):
       layer = int(bad_gradient[-1])  # the backward pass comes from the top
       return layer, f"the gradient of layer {layer}"
     return None, "the gradient outside the layers"
-
-
-def shorten(names: list[str], most: int = 8) -> str:
-  """The names, or the first of them and how many more."""
-  more = f" and {len(names) - most} more" if len(names) > most else ""
-  return ", ".join(names[:most]) + more

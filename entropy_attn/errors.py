@@ -24,6 +24,17 @@ def nearest(name, names: Iterable) -> str:
   return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def one_line(text, most: int = 200) -> str:
+  """A text, or what an error says, on one line of at most so many characters."""
+  return " ".join(str(text).split())[:most]
+
+
+def shorten(names: list[str], most: int = 8) -> str:
+  """The names, or the first of them and how many more."""
+  more = f" and {len(names) - most:,} more" if len(names) > most else ""
+  return ", ".join(names[:most]) + more
+
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -10,7 +10,7 @@ import threading
 from absl import flags
 
 from entropy_attn import cli
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, one_line
 
 FLAGS = flags.FLAGS
 PATIENCE = 300  # seconds for all to come
@@ -68,7 +68,7 @@ def join() -> None:
     try:
       jax.distributed.initialize(coordinator, count, index, initialization_timeout=2 * PATIENCE)
     except (RuntimeError, ValueError) as error:
-      reason = " ".join(str(error).split())[:200]
+      reason = one_line(error)
       raise UserError(f"--multihost: the processes do not find each other: {mend} ({reason})") from error
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from entropy_attn import config as config_lib
 from entropy_attn import counts, entropy
-from entropy_attn.divergence import NonFinite, shorten
+from entropy_attn.divergence import NonFinite
+from entropy_attn.errors import shorten
 from entropy_attn.progress import bar, say
 from entropy_attn.report import figures, tables
 from entropy_attn.run.metrics import Writer

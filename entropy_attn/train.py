@@ -64,8 +64,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
       batches.set_state(position)
       say(f"resumed from step {int(state.step)}")
     start = int(state.step)
-    accept = {"accept_changed_text": accept_changed_text, "anew": restored is None}
-    folder.first_alone(lambda: _record(config, workdir, dataset, start, **accept))
+    folder.first_alone(lambda: _record(config, workdir, dataset, start, accept_changed_text, anew=restored is None))
     positions = collections.deque([(start, batches.get_state())], maxlen=3)  # the state may be a step or two behind
 
     traced = trace_train_step(config, mesh)
@@ -149,7 +148,7 @@ def _keep_records(workdir: pathlib.Path) -> None:
 
 
 def _record(
-  config: ConfigDict, workdir: pathlib.Path, dataset, start: int, *, accept_changed_text: bool, anew: bool
+  config: ConfigDict, workdir: pathlib.Path, dataset, start: int, accept_changed_text: bool, *, anew: bool
 ) -> None:
   """Writes into a run's folder what this start is, after checking it again: no other process writes there now."""
   folder.check_same_run(workdir, config)

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from entropy_attn.data import packing
 from entropy_attn.data.once import once
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, one_line
 
 SPLITS = ("train", "valid")
 _FEATURE = "tokens"
@@ -186,8 +186,9 @@ def _described(root: pathlib.Path, config: PackedConfig) -> tuple[PackedText, di
 
 def _damaged(path: pathlib.Path, reason: str) -> str:
   folder = path if os.path.isdir(path) else path.parent
-  reason = " ".join(reason.split())[:200]
-  return f"{path} is damaged ({reason}): remove the folder {folder} and run the same command; it is built anew"
+  return (
+    f"{path} is damaged ({one_line(reason)}): remove the folder {folder} and run the same command; it is built anew"
+  )
 
 
 def _prepare(dataset: PackedText) -> None:

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from entropy_attn import paths
-from entropy_attn.data import decoding, hub, rows, splits, text_files, walk
+from entropy_attn.data import decoding, hub, identity, rows, splits, text_files, walk
 from entropy_attn.errors import UserError
 from entropy_attn.progress import bar
 
@@ -123,7 +123,7 @@ def codeparrot(data) -> RowCorpus:
   if files["valid"]:
     splits.check_fraction_unused(data.valid_fraction, files["valid"])
   fraction = None if files["valid"] else data.valid_fraction
-  corpus = RowCorpus(files, data, text_files.fingerprint([text_files.RULES, state, max_files, fraction]))
+  corpus = RowCorpus(files, data, identity.digest_of([text_files.RULES, state, max_files, fraction]))
   corpus.notes, corpus.left_out = notes, left_out
   return corpus
 

@@ -6,7 +6,7 @@ import pathlib
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, one_line
 
 _SECONDS_TO_CONNECT = 5
 
@@ -55,4 +55,4 @@ def _cached(repo: str, kind: str, patterns: Sequence[str], error: Exception) -> 
 
 
 def _reason(error: Exception) -> str:
-  return " ".join(str(error).split())[:120] or type(error).__name__
+  return one_line(error, 120) or type(error).__name__

@@ -34,9 +34,9 @@ def of_dataset(corpus: str, tokenizer: str | None, length: int, packing: str | N
   return {"corpus": corpus, "tokenizer": tokenizer, "length": length, "packing": packing, **splits}
 
 
-def digest_of(rows: list) -> str:
-  """16 hex digits of a list's repr."""
-  return hashlib.blake2b(repr(rows).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+def digest_of(value) -> str:
+  """16 hex digits of a value's repr."""
+  return hashlib.blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -83,7 +83,7 @@ def prepare(config, tokenizer: tokenizer_lib.Tokenizer | None = None) -> Dataset
   packer = packing.Packer(
     lambda split: tokenizer_lib.tokenize(corpus.documents(split), opened), length, how, opened.end_id
   )
-  key = text_files.fingerprint((corpus.fingerprint, opened.fingerprint, length, how))
+  key = identity_lib.digest_of((corpus.fingerprint, opened.fingerprint, length, how))
   packed = builder.PackedConfig(
     name=f"{corpus.name}-T{length}-V{opened.vocab_size}-{how}-{key}",
     length=length,

@@ -11,7 +11,7 @@ import pyarrow
 from pyarrow import parquet
 
 from entropy_attn.data import decoding
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, one_line
 
 _PARQUET = (".parquet",)
 _JSON = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -39,7 +39,7 @@ def texts(path: pathlib.Path, column: str) -> Iterator[str]:
   try:
     yield from _parquet(path, column) if path.name.endswith(_PARQUET) else _json(path, column)
   except (pyarrow.ArrowException, _BadRow, EOFError, OSError, zlib.error) as error:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     raise UserError(f"{path} cannot be read as {path.suffix} ({reason}): download it again, or remove it") from error
 
 

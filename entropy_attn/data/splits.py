@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from entropy_attn.data.corpora import VALID_FRACTION
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, shorten
 
 _WORDS = {
   "train": "train",
@@ -118,5 +118,4 @@ def chosen(count: int, most: int) -> np.ndarray:
 
 def shown(names: list[str]) -> str:
   """The first of some names."""
-  more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-  return ", ".join(names[:_SHOWN]) + more
+  return shorten(names, _SHOWN)

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 
 from entropy_attn import paths
-from entropy_attn.data import decoding, splits, walk
+from entropy_attn.data import decoding, identity, splits, walk
 from entropy_attn.errors import UserError
 from entropy_attn.progress import bar
 
@@ -186,13 +186,8 @@ def file_state(files: dict[str, pathlib.Path]) -> list[tuple[str, int, int]]:
   return state
 
 
-def fingerprint(state) -> str:
-  """16 hex digits of a value's repr."""
-  return hashlib.blake2b(repr(state).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
 def _fingerprint(data, *state) -> str:
-  return fingerprint([RULES, data.valid_fraction, data.max_train_files, data.max_valid_files, *state])
+  return identity.digest_of([RULES, data.valid_fraction, data.max_train_files, data.max_valid_files, *state])
 
 
 def _python_files(root: pathlib.Path, without: frozenset[str]) -> Iterator[tuple[str, pathlib.Path]]:

@@ -17,7 +17,7 @@ from entropy_attn import paths
 from entropy_attn.data import hub
 from entropy_attn.data import token_bytes as token_bytes_lib
 from entropy_attn.data.once import once
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, one_line
 from entropy_attn.progress import timed
 
 END_OF_TEXT = "<|endoftext|>"
@@ -219,7 +219,7 @@ def _json(path: pathlib.Path) -> Tokenizer:
   try:
     tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8-sig"))
   except Exception as error:  # the Rust library raises this very class
-    raise UserError(f"data.tokenizer: {path} is not a tokenizers JSON file ({_line(error)})") from error
+    raise UserError(f"data.tokenizer: {path} is not a tokenizers JSON file ({one_line(error)})") from error
   return _wrap(tokenizer)
 
 
@@ -228,7 +228,9 @@ def _vocab_and_merges(folder: pathlib.Path) -> Tokenizer:
   try:
     tokenizer = _byte_level(models.BPE.from_file(str(vocab), str(merges)))
   except Exception as error:  # the Rust library raises this very class
-    raise UserError(f"data.tokenizer: {folder} holds no readable vocab.json and merges.txt ({_line(error)})") from error
+    raise UserError(
+      f"data.tokenizer: {folder} holds no readable vocab.json and merges.txt ({one_line(error)})"
+    ) from error
   known = tokenizer.get_vocab()
   tokenizer.add_special_tokens([name for name in _END_NAMES if name in known])
   return _wrap(tokenizer)
@@ -264,7 +266,7 @@ def _sentencepiece(path: pathlib.Path) -> Tokenizer:
   try:
     model.LoadFromSerializedProto(content)
   except RuntimeError as error:
-    raise UserError(f"data.tokenizer: {path} is not a SentencePiece model ({_line(error)})") from error
+    raise UserError(f"data.tokenizer: {path} is not a SentencePiece model ({one_line(error)})") from error
   pieces = {model.IdToPiece(i): i for i in range(model.GetPieceSize())}
   end_id = next((pieces[name] for name in _END_NAMES if name in pieces), None)
   return Tokenizer(
@@ -283,10 +285,6 @@ def _read(path: pathlib.Path) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise UserError(f"data.tokenizer: {path} cannot be read ({error.strerror}): name another file") from error
-
-
-def _line(error: Exception) -> str:
-  return " ".join(str(error).split())[:200]
 
 
 def _from_hub(name: str) -> pathlib.Path:

@@ -231,8 +231,6 @@ def test_a_damaged_description_is_named(tmp_path, small, name, content):
 
 
 def test_no_descriptor_is_left_open(tmp_path, small):
-  if not pathlib.Path("/proc/self/fd").is_dir():
-    pytest.skip("the system does not list them")
   config = _config(tmp_path, small)
   counts = []
   for _ in range(4):
@@ -240,5 +238,5 @@ def test_no_descriptor_is_left_open(tmp_path, small):
     dataset.train.batch(range(8))
     del dataset
     gc.collect()
-    counts.append(len(os.listdir("/proc/self/fd")))
+    counts.append(len(os.listdir("/dev/fd")))
   assert counts[1:] == counts[:1] * 3

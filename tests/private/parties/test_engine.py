@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from private.commands import needs_engine
 from private.models import ARCHITECTURES, LINEAR, logits_of, make, tokens_of
+from private.two_threads import both
 import pytest
 from waiting import PATIENCE
 
@@ -44,27 +45,6 @@ def private(name, **changes):
   transforms = transforms or dataclasses.replace(spec_lib.transforms_for(config.model), **changes)
   chosen = (CHAIN, CHAIN) if transforms.exponential == "squares" else ()
   return config, variables, weights_lib.fold(variables, config.model, transforms, chosen)
-
-
-def both(server_work, client_work):
-  """What two threads with a connection return, or raise."""
-  ends = [Connection(sock) for sock in socket.socketpair()]
-  found = [None, None]
-
-  def guarded(i, work):
-    try:
-      found[i] = work(ends[i])
-    except Exception as error:
-      found[i] = error
-      ends[i].fail("the test's other party failed")
-
-  threads = [threading.Thread(target=guarded, args=pair) for pair in enumerate((server_work, client_work))]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-  return found
 
 
 def sessions_of(model, tokens):

@@ -7,6 +7,7 @@ import threading
 import tomllib
 
 from private.commands import needs_engine
+from private.two_threads import both
 import pytest
 import setuptools
 from waiting import PATIENCE
@@ -20,27 +21,6 @@ from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.types import CLIENT, SERVER
 
 pytestmark = needs_engine
-
-
-def both(server_work, client_work):
-  """What two threads with a connection return, or raise."""
-  ends = [Connection(sock) for sock in socket.socketpair()]
-  found = [None, None]
-
-  def guarded(i, work):
-    try:
-      found[i] = work(ends[i])
-    except Exception as error:
-      found[i] = error
-      ends[i].fail("the test's other party failed")
-
-  threads = [threading.Thread(target=guarded, args=pair) for pair in enumerate((server_work, client_work))]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-  return found
 
 
 @pytest.mark.parametrize(
