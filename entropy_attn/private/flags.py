@@ -81,6 +81,13 @@ def define_length() -> None:
   flags.DEFINE_integer("length", None, "Tokens of the prompt; default: the model's context length.", lower_bound=1)
 
 
+def define_offline() -> None:
+  """Defines --offline."""
+  flags.DEFINE_enum(
+    "offline", "on", ["on", "off"], "Whether products with the weights are made before there is a prompt."
+  )
+
+
 def define_threads() -> None:
   """Defines --threads."""
   flags.DEFINE_integer("threads", 0, "Of each party that runs here; 0: as many as it has cores.", lower_bound=0)

@@ -25,6 +25,7 @@ def define_flags() -> None:
   flags.define_length()
   absl_flags.DEFINE_integer("layers", None, "Run so many layers and extrapolate.", lower_bound=1)
   flags.define_error()
+  flags.define_offline()
   absl_flags.DEFINE_float("rtt", 0.0, "Round-trip time in ms to imitate.", lower_bound=0.0)
   absl_flags.DEFINE_float("bandwidth", None, "Mbit/s each way to imitate.", lower_bound=0.001)
   flags.define_threads()
@@ -47,6 +48,7 @@ def main() -> None:
     length=model.config.model.context_length if FLAGS.length is None else FLAGS.length,
     layers=FLAGS.layers,
     error=FLAGS.error,
+    offline=FLAGS.offline == "on",
     link=Link(FLAGS.rtt / 1e3, FLAGS.bandwidth and FLAGS.bandwidth * 1e6 / 8),
     threads=FLAGS.threads,
   )
@@ -63,7 +65,7 @@ def text(result: Mapping) -> str:
   tightest = result["tightest_range"]
   parts = [
     f"{result['model']}: {result['length']} tokens, {result['threads']} threads a party",
-    account.table("operation", result["by_operation"], by_size=True),
+    account.phases_text(result),
     account.table("layer", result["by_layer"]),
     f"largest error of a logit {result['max_abs_error']:.2g} (logits up to {result['largest_logit']:.3g}); "
     f"next token {'the same' if result['same_next_token'] else 'ANOTHER'}",

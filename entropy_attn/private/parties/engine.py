@@ -21,9 +21,10 @@ import jax
 from entropy_attn.errors import UserError
 from entropy_attn.private.program.ops import engine_of
 from entropy_attn.private.program.spec import Settings, Spec
-from entropy_attn.private.program.types import CLIENT, FRACTION, SECRET, SERVER, Program, Step, Variable
+from entropy_attn.private.program.types import CLIENT, FRACTION, SECRET, SERVER, Product, Program, Step, Variable
 
 RANKS = {SERVER: 0, CLIENT: 1}
+INTEGERS = "int32"  # by which the engine calls a ring's integers, however large: it then cuts nothing off a product
 _COMPILING = threading.Lock()  # the compiler says what is wrong on the process's standard error
 _INSTALL = "pip install --no-deps -r requirements-private.txt, for CPython 3.11 on Linux or an Apple-silicon Mac"
 
@@ -122,7 +123,8 @@ class Compiler:
       args = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in reads]
       fn = lambda *arrays: step(self._ops, *arrays)
       visibility = ["SECRET" if v.owner not in RANKS else "PRIVATE" for v in reads]
-      code = compile_function(fn, args, visibility)
+      as_run = [jax.ShapeDtypeStruct(a.shape, INTEGERS) for a in args] if isinstance(step.operation, Product) else args
+      code = compile_function(fn, as_run, visibility)
       self._compiled[key] = code, jax.eval_shape(fn, *args)
     return self._compiled[key]
 

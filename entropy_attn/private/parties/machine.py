@@ -1,13 +1,15 @@
 """Machines that run steps on named variables: what both parties share, and a reference that computes alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from entropy_attn.private.parties.engine import core
-from entropy_attn.private.parties.shares import Ring, moved
+from entropy_attn.private.parties import shares
+from entropy_attn.private.parties.engine import INTEGERS, core
+from entropy_attn.private.parties.integers import encoded
+from entropy_attn.private.parties.shares import Ring
 from entropy_attn.private.program.spec import Settings
-from entropy_attn.private.program.types import NARROW, WIDE, Step, Variable
+from entropy_attn.private.program.types import NARROW, WIDE, Product, Step, Variable
 
 
 class Machine:
@@ -28,15 +30,34 @@ class Machine:
       code: of `engine.Compiler`, for the step's operation and ring.
     """
     for name in step.reads:
-      if self._where[name] != step.ring:
-        share = self.share(name)
+      self._bring(name, step.ring)
+    if isinstance(step.operation, Product):
+      self._run_on_integers(step, code)
+    else:
+      self._execute(step.kind, step.reads, step.writes, step.ring, code)
+
+  def _bring(self, name: str, ring: int) -> None:
+    """Moves a variable to a ring, unless it is there."""
+    if self._where[name] != ring:
+      share = self.share(name)
+      self.forget(name)
+      self._set(name, shares.moved(share, ring), ring)
+
+  def _execute(self, kind: str, reads: Sequence[str], writes: Sequence[str], ring: int, code: bytes) -> None:
+    self._rings[ring].runtime.Run(core().Executable(kind, list(reads), list(writes), code))
+    for name in writes:
+      if self._where.get(name, ring) != ring:
         self.forget(name)
-        self._set(name, moved(share, step.ring), step.ring)
-    self._rings[step.ring].runtime.Run(core().Executable(step.kind, list(step.reads), list(step.writes), code))
-    for name in step.writes:
-      if self._where.get(name, step.ring) != step.ring:
-        self.forget(name)
-      self._where[name] = step.ring
+      self._where[name] = ring
+
+  def _run_on_integers(self, step: Step, code: bytes) -> None:
+    """Runs a product, of which the engine takes all that has a point for integers."""
+    (x, matrix), (name,) = step.reads, step.writes
+    integers = f"{x} as integers"
+    self._set(integers, shares.as_integers(self.share(x)), step.ring)
+    self._execute(step.kind, (integers, matrix), step.writes, step.ring, code)
+    self.forget(integers)
+    self._set(name, shares.as_fixed_point(self.share(name)), step.ring)
 
   @property
   def names(self) -> list[str]:
@@ -56,6 +77,20 @@ class Machine:
     ring, share = self._where[name], self.share(name)
     self.forget(name)
     self._set(new, share, ring)
+
+  def _own(self, variable: Variable, value: np.ndarray, rank: int, owner: int):
+    """A party's share of what one party alone knows, which is all of it or nothing.
+
+    Args:
+      value: zeros where the party does not know it.
+      rank: of the party.
+      owner: of who knows it; -1: where there is one party alone.
+    """
+    wide = self._rings[WIDE]
+    if not variable.whole:
+      return wide.shares(value, owner)[rank]
+    like = wide.shares(np.zeros(variable.shape, INTEGERS), owner)[rank]
+    return shares.of_numbers(value if value.dtype == np.uint64 else encoded(value), like)
 
   def _set(self, name, share, ring):
     self._rings[ring].runtime.SetVar(name, share)
@@ -80,7 +115,7 @@ class Reference(Machine):
 
   def give(self, name: str, variable: Variable, value: np.ndarray) -> None:
     """Makes an input known to the engine, under its name, in the wide ring."""
-    self._set(name, self._rings[WIDE].shares(value)[0], WIDE)
+    self._set(name, self._own(variable, value, 0, -1), WIDE)
 
   def value(self, name: str) -> np.ndarray:
     """The value of a variable, as the ring that holds it rounded it."""

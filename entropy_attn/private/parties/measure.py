@@ -31,6 +31,7 @@ def profile(
   length: int,
   layers: int | None = None,
   error: float = squares.ERROR,
+  offline: bool = True,
   link: Link = DIRECT,
   threads: int = 0,
   show: bool = True,
@@ -41,12 +42,14 @@ def profile(
     length: tokens of the prompt.
     layers: how many of the layers to run; the rest are taken to cost what an equal layer did. None: all.
     error: of each layer's exponential.
+    offline: whether products with the weights are made before the prompt.
     link: a line to imitate.
     threads: of each party; 0: all cores.
     show: a progress bar.
 
   Returns:
-    total_bytes, rounds, seconds, max_abs_error, peak_rss_bytes, by_operation, by_layer, and how they came about.
+    total_bytes, rounds, seconds, max_abs_error, peak_rss_bytes, by_operation, by_layer, offline and online apart, and
+    how they came about.
 
   Raises:
     UserError: for what the user can mend, and where the result is impossible.
@@ -62,7 +65,7 @@ def profile(
   reference = np.asarray(exact.logits(tokens_N, layers=layers))
   del exact  # its weights, before the parties need the memory
   options = {"link": link, "threads": threads, "show": show, "origin": origin(model)}
-  results = two_processes(private, tokens_N[None], **options, layers=layers)
+  results = two_processes(private, tokens_N[None], **options, offline=offline, layers=layers)
   part, whole = build(private.spec, length, layers=layers), build(private.spec, length)
   rows = _merged(results[SERVER]["records"], results[CLIENT]["records"])
   measured = _totals(rows)
@@ -97,6 +100,8 @@ def profile(
     "peak_rss_bytes": {role: results[role]["peak_rss_bytes"] for role in (SERVER, CLIENT)},
     "by_operation": account.grouped(rows, "operation", _FIELDS),
     "by_layer": account.layers(rows, _FIELDS),
+    "made_ahead": offline,
+    **account.phases(rows, _FIELDS),
     "link": dataclasses.asdict(link),
     "threads": results[CLIENT]["threads"],
     "environment": folder.describe() | {"engine": engine.version()},
@@ -118,6 +123,7 @@ def _merged(server: Sequence[Record], client: Sequence[Record]) -> list[dict]:
     {
       "layer": s.layer,
       "operation": s.kind,
+      "offline": s.offline,
       "server_to_client": s.sent,
       "client_to_server": c.sent,
       "bytes": s.sent + c.sent,
@@ -155,7 +161,7 @@ def _extrapolated(rows: list[dict], part: Program, whole: Program, num_layers: i
 
 def _mean(rows: Sequence[dict]) -> dict:
   """The mean of the same step's rows in several layers."""
-  numbers = {name for name, value in rows[0].items() if not isinstance(value, str)}
+  numbers = {name for name, value in rows[0].items() if not isinstance(value, str | bool)}
   return rows[0] | {name: sum(row[name] for row in rows) / len(rows) for name in numbers}
 
 

@@ -18,6 +18,7 @@ from entropy_attn.private.parties import check
 from entropy_attn.private.parties.bar import Steps
 from entropy_attn.private.parties.check import Impossible
 from entropy_attn.private.parties.greeting import greet
+from entropy_attn.private.parties.material import Material
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import TlsSocket
 from entropy_attn.private.parties.unnamed import Unnamed
@@ -154,6 +155,7 @@ def two_processes(
   threads: int = 0,
   show: bool = True,
   origin: str = "",
+  offline: bool = False,
   **options,
 ) -> dict[str, dict]:
   """Runs some sequences as two parties in processes of their own, over loopback TCP.
@@ -162,6 +164,7 @@ def two_processes(
     threads: of each party; 0: as many as it has cores.
     show: a progress bar.
     origin: where the sequences come from, for the error that says that a result cannot be.
+    offline: whether products with the weights are made before each sequence.
     options: of `build.build`.
 
   Returns:
@@ -175,8 +178,8 @@ def two_processes(
   common = {"link": link, "threads": threads, "timeout": LOCAL_TIMEOUT}
   offer = {"spec": private.spec.to_json()}
   jobs = {
-    SERVER: (_serve, (port_sender, offer, Unnamed(private.weights), tokens_SxN.shape, show, common, options)),
-    CLIENT: (_ask, (port, tokens_SxN, origin, common, options)),
+    SERVER: (_serve, (port_sender, offer, Unnamed(private.weights), tokens_SxN.shape, show, common, offline, options)),
+    CLIENT: (_ask, (port, tokens_SxN, origin, common, offline, options)),
   }
   running = {}
   for role, (work, args) in jobs.items():
@@ -218,24 +221,31 @@ def _child(sender, work, args) -> None:
     raise
 
 
-def _serve(port_sender, offer: Mapping, weights: Unnamed, shape, show: bool, common: Mapping, options) -> dict:
+def _serve(
+  port_sender, offer: Mapping, weights: Unnamed, shape, show: bool, common: Mapping, offline: bool, options
+) -> dict:
   with socket.create_server(("127.0.0.1", 0)) as listening:
     port_sender.send(listening.getsockname()[1])
     sock, _ = listening.accept()
   bar = {"on_step": Steps("private inference")} if show else {}
   with session(sock, SERVER, offer=offer, weights=weights.arrays(), **common, **bar) as (mine, _):
     for _ in range(shape[0]):
-      mine.run(shape[1], **options)
+      mine.run(shape[1], material=_material(mine, shape[1], offline, options), **options)
       mine.restart()
   return {"records": mine.records, "peak_rss_bytes": _peak_bytes()}
 
 
-def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, options) -> dict:
+def _material(session: Session, length: int, offline: bool, options: Mapping) -> Material | None:
+  return session.prepare(length, layers=options.get("layers")) if offline else None
+
+
+def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, offline: bool, options) -> dict:
   logits, failed = [], {}
   with session(socket.create_connection(("127.0.0.1", port.recv())), CLIENT, **common) as (mine, _):
     for i, tokens in enumerate(tokens_SxN):
       try:
-        logits.append(mine.run(len(tokens), tokens, **options))
+        material = _material(mine, len(tokens), offline, options)
+        logits.append(mine.run(len(tokens), tokens, material=material, **options))
       except Impossible as error:
         failed[i] = error
       mine.restart()

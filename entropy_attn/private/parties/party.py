@@ -3,11 +3,13 @@
 import numpy as np
 
 from entropy_attn.private.parties.engine import RANKS, core
+from entropy_attn.private.parties.integers import Matrix
 from entropy_attn.private.parties.machine import Machine
-from entropy_attn.private.parties.shares import Ring, packed, unpacked
+from entropy_attn.private.parties.material import Mask
+from entropy_attn.private.parties.shares import Ring, numbers, of_numbers, packed, unpacked
 from entropy_attn.private.parties.wire import Connection, PeerLost
 from entropy_attn.private.program.spec import Settings
-from entropy_attn.private.program.types import NARROW, SERVER, WIDE, Variable
+from entropy_attn.private.program.types import CLIENT, NARROW, SERVER, WIDE, Step, Variable
 
 
 class Party(Machine):
@@ -34,16 +36,47 @@ class Party(Machine):
     Raises:
       PeerLost: where the other goes, or sends what is no share.
     """
-    wide, me = self._rings[WIDE], RANKS[self.role]
+    me = RANKS[self.role]
     if variable.owner in RANKS:
       stand_in = np.zeros(variable.shape, variable.dtype) if value is None else value
-      self._set(name, wide.shares(stand_in, RANKS[variable.owner])[me], WIDE)
+      self._set(name, self._own(variable, stand_in, me, RANKS[variable.owner]), WIDE)
     elif value is not None:  # shared by the client
-      shares = wide.shares(value)
+      shares = self._rings[WIDE].shares(value)
       self._connection.send(f"share:{name}", packed(shares[1 - me]))
       self._set(name, shares[me], WIDE)
     else:
       self._take(name, self._connection.receive(f"share:{name}"))
+
+  def weigh(self, step: Step, mask: Mask, matrix: Matrix | None) -> None:
+    """Runs a product with the server's weights that was prepared: see `material`.
+
+    Args:
+      mask: this party's, for these very rows.
+      matrix: the weights, at the server; None at the client.
+
+    Raises:
+      PeerLost: where the other goes, or sends what is no share.
+    """
+    x, (name,) = step.reads[0], step.writes
+    self._bring(x, WIDE)
+    mine, key = numbers(self.share(x)), f"masked:{name}"
+    if self.role == CLIENT:
+      self._connection.send(key, (mine - mask.random).tobytes())
+      product = mask.product
+    else:
+      sent = self._connection.receive(key)
+      if len(sent) != mine.nbytes:
+        raise PeerLost("it sends what is no share")
+      masked = mine + np.frombuffer(sent, np.uint64).reshape(mine.shape)
+      product = matrix.times(masked, step.operation.first, step.operation.end) + mask.product
+    like = self._rings[WIDE].shares(np.zeros(product.shape, np.float32))[RANKS[self.role]]
+    self._set(name, of_numbers(product, like), WIDE)
+
+  def taken(self, name: str) -> np.ndarray:
+    """This party's share of a variable, which is then forgotten: integers of the wide ring, uint64."""
+    share = numbers(self.share(name))
+    self.forget(name)
+    return share
 
   def reveal_to_client(self, name: str) -> np.ndarray | None:
     """The value of a variable, at the client; None at the server, which learns nothing.

@@ -4,19 +4,23 @@ The client alone learns results, and how many rows failed the check; the server 
 architecture and the lengths of what is computed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import math
+import secrets
 import time
 
 import numpy as np
 
+from entropy_attn.errors import UserError
 from entropy_attn.private.parties import check, engine
+from entropy_attn.private.parties.integers import Matrix
+from entropy_attn.private.parties.material import Mask, Material
 from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.wire import Connection
 from entropy_attn.private.parties.words import Disagreement, Ending, printable
-from entropy_attn.private.program.build import build, client_inputs, server_inputs, set_up
+from entropy_attn.private.program.build import ahead, build, client_inputs, server_inputs, set_up
 from entropy_attn.private.program.spec import Settings, Spec
 from entropy_attn.private.program.types import CLIENT, SERVER, Program, Step, layer_name
 
@@ -33,6 +37,7 @@ class Record:
     layer: see `types.layer_name`.
     sent: bytes.
     messages: sent.
+    offline: whether it needed no prompt.
   """
 
   layer: str
@@ -41,6 +46,7 @@ class Record:
   messages: int
   rounds: float
   seconds: float
+  offline: bool
 
 
 class Session:
@@ -71,13 +77,47 @@ class Session:
     self._weights, self._on_step = weights, on_step
     self._compiler = engine.Compiler(spec)
     self._past = self._runs = 0
+    self._offline = False
     self._machine: Party | None = None
+    self._matrices: dict[str, Matrix] = {}
 
-  def run(self, length: int, tokens: np.ndarray | None = None, **options) -> np.ndarray | None:
+  def prepare(self, rows: int, answers: int = 1, *, layers: int | None = None) -> Material:
+    """Makes material for inferences to come, together with the other party.
+
+    Args:
+      rows: new tokens, of all inferences together.
+      answers: inferences.
+      layers: the first so many alone; None: all.
+
+    Raises:
+      UserError: where the programs differ.
+      PeerLost: where the other party goes.
+    """
+    program = ahead(self.spec, rows, answers, layers=layers)
+    codes = self._agreed(program)
+    randoms = {}
+    if self.role == CLIENT:
+      draw = lambda shape: np.frombuffer(secrets.token_bytes(8 * math.prod(shape)), np.uint64).reshape(shape)
+      randoms = {name: draw(v.shape) for name, v in program.inputs.items() if v.owner == CLIENT}
+    masks = {}
+
+    def make():
+      for step in self._steps(program, codes, randoms if self.role == CLIENT else self._weights, None):
+        (name,) = step.writes
+        masks[name] = Mask(randoms.get(f"r {name}"), self._machine.taken(name))
+
+    with self._before_the_prompt():
+      self._guarded(make)
+    return Material(rows, answers, masks)
+
+  def run(
+    self, length: int, tokens: np.ndarray | None = None, *, material: Material | None = None, **options
+  ) -> np.ndarray | None:
     """Logits [1 or length, V] for `length` new tokens after those before, at the client; None at the server.
 
     Args:
       tokens: at the client: ids [length].
+      material: made ahead by both parties, for so many tokens at least, and not used before; None: all is made now.
       options: of `build.build`.
 
     Raises:
@@ -87,12 +127,10 @@ class Session:
     """
     program = build(self.spec, length, past=self._past, **options)
     inputs = client_inputs(self.spec, tokens) if self.role == CLIENT else self._server_inputs(length)
-    codes = self._compiler.program(program)
-    digest = engine.digest(self.spec, codes)
-    self._agree(digest, program)
-    if self._machine is None:
-      self._guarded(lambda: self._set_up(program))
-    outputs = self._guarded(lambda: self._run(program, codes, inputs))
+    if material is not None and not material.fits(program.products):
+      raise UserError(f"the material is for {material.rows} tokens, not for {length}")
+    codes = self._agreed(program)
+    outputs = self._guarded(lambda: self._run(program, codes, inputs, material))
     past, before = self._past, self._runs
     self._past, self._runs = past + length, before + 1
     if self.role == SERVER:
@@ -100,7 +138,7 @@ class Session:
     rows = int(outputs.get("impossible", 0))
     if rows:
       how = f"two parties of {self.threads} threads, after {before} runs of this session"
-      facts = {"digest": digest, "how": how, "past": past, "layers": options.get("layers")}
+      facts = {"digest": engine.digest(self.spec, codes), "how": how, "past": past, "layers": options.get("layers")}
       raise check.Impossible(rows, check.circumstances(self.spec, tokens, outputs["logits"], **facts))
     return outputs["logits"]
 
@@ -110,11 +148,31 @@ class Session:
       self._machine.forget(name)
     self._past = 0
 
-  def _set_up(self, program: Program) -> None:
+  def _agreed(self, program: Program) -> list[bytes]:
+    """The code of a program, upon which both parties agree; the first time, what they compute with is set up."""
+    codes = self._compiler.program(program)
+    self._agree(engine.digest(self.spec, codes), program)
+    if self._machine is None:
+      self._guarded(self._set_up)
+    return codes
+
+  def _set_up(self) -> None:
     self._machine = Party(self.connection, self.role, Settings.of(self.spec), self.threads)
-    first = set_up(self.threads, sorted({step.ring for step in program.steps}, reverse=True))
+    rings = {step.ring for step in build(self.spec, 1).steps}
+    first = set_up(self.threads, sorted(rings, reverse=True))
     ones = {name: np.ones(v.shape, v.dtype) for name, v in first.inputs.items()} if self.role == CLIENT else {}
-    self._run(first, self._compiler.program(first), ones)
+    with self._before_the_prompt():
+      for _ in self._steps(first, self._compiler.program(first), ones, None):
+        pass
+
+  @contextlib.contextmanager
+  def _before_the_prompt(self):
+    """What is recorded within needs no prompt."""
+    self._offline = True
+    try:
+      yield
+    finally:
+      self._offline = False
 
   def _server_inputs(self, length: int) -> dict[str, np.ndarray]:
     return server_inputs(self._weights, length, self._past)
@@ -132,27 +190,44 @@ class Session:
         Ending.PROGRAM,
       )
 
-  def _run(self, program: Program, codes: list[bytes], inputs: Mapping[str, np.ndarray]) -> dict:
+  def _steps(self, program: Program, codes: list[bytes], inputs: Mapping, material: Material | None) -> Iterator[Step]:
+    """Runs a program's steps one by one, and yields each; gives what they read before, and forgets it after."""
     machine, last_read = self._machine, {}
     for i, step in enumerate(program.steps):
       last_read |= dict.fromkeys(step.reads, i)
     given = {name for name in program.inputs if name.startswith("past.")}
     for i, (step, code) in enumerate(zip(program.steps, codes, strict=True)):
       self._on_step(step, i, len(codes))
+      prepared = material is not None and step.writes[0] in program.products
       with self._recorded(layer_name(step), step.kind):
         for name in step.reads:
-          if name in program.inputs and name not in given:
-            machine.give(name, program.inputs[name], inputs.get(name))
+          if name in program.inputs and name not in given and not (prepared and program.inputs[name].whole):
+            machine.give(name, program.inputs[name], inputs.get(name) if name in inputs else None)
             given.add(name)
-        machine.run(step, code)
+        if prepared:
+          mask = material.masks[step.writes[0]].part(slice(program.products[step.writes[0]]))
+          machine.weigh(step, mask, self._matrix(step.reads[1]))
+        else:
+          machine.run(step, code)
       for name in set(step.reads):
-        if last_read[name] == i and name not in program.outputs + program.kept:
+        if last_read[name] == i and name in machine.names and name not in program.outputs + program.kept:
           machine.forget(name)
-    if program.outputs:
-      with self._recorded("head", "reveal"):
-        outputs = {name: machine.reveal_to_client(name) for name in program.outputs}
-    else:
-      outputs = {}
+      yield step
+
+  def _matrix(self, name: str) -> Matrix | None:
+    """Weights to multiply integers with, at the server."""
+    if self.role == CLIENT:
+      return None
+    if name not in self._matrices:
+      self._matrices[name] = Matrix(self._weights[name])
+    return self._matrices[name]
+
+  def _run(self, program: Program, codes: list[bytes], inputs: Mapping, material: Material | None) -> dict:
+    machine = self._machine
+    for _ in self._steps(program, codes, inputs, material):
+      pass
+    with self._recorded("head", "reveal"):
+      outputs = {name: machine.reveal_to_client(name) for name in program.outputs}
     for name in program.outputs:
       machine.forget(name)
     for name in program.kept:
@@ -166,7 +241,7 @@ class Session:
     yield
     spent = self.connection.counts() - before
     seconds = time.monotonic() - started
-    self.records.append(Record(layer, kind, spent.sent, spent.sent_messages, spent.chain / 2, seconds))
+    self.records.append(Record(layer, kind, spent.sent, spent.sent_messages, spent.chain / 2, seconds, self._offline))
 
   def _guarded(self, action):
     """What action() returns; the engine's complaints about a lost connection become the PeerLost that they are."""

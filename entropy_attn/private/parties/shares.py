@@ -43,18 +43,60 @@ class Ring:
 
 def moved(share, ring: int):
   """A share of one ring as one of the other: the lower half of a wide ring, or the upper half from a narrow one."""
-  libspu = core()
-  meta = libspu.ValueMeta()
-  meta.ParseFromString(share.meta)
+  meta = _meta(share)
   raw = b"".join(_content(chunk) for chunk in share.share_chunks)
   if ring == NARROW:
     numbers = np.frombuffer(raw, np.uint64).astype(np.uint32)
   else:
     numbers = np.frombuffer(raw, np.uint32).astype(np.uint64) << np.uint64(WIDE - NARROW)
   meta.storage_type = re.sub(r"FM\d+", f"FM{ring}", meta.storage_type)
-  chunk = libspu.ValueChunk()
+  return _share(meta.SerializeToString(), [_chunk(numbers)])
+
+
+def numbers(share) -> np.ndarray:
+  """A share in the wide ring, as integers of its shape, uint64."""
+  meta = _meta(share)
+  raw = b"".join(_content(chunk) for chunk in share.share_chunks)
+  return np.frombuffer(raw, np.uint64).reshape(tuple(meta.shape.dims))
+
+
+def of_numbers(numbers: np.ndarray, like):
+  """The share in the wide ring that some integers are.
+
+  Args:
+    numbers: uint64.
+    like: a share of that shape, of the same party: its meta data are taken.
+  """
+  numbers = np.ascontiguousarray(numbers, np.uint64)
+  return _share(like.meta, [_chunk(numbers)])
+
+
+def as_integers(share):
+  """A share of numbers with a point as one of the ring's integers: the same bits."""
+  return _labelled(share, core().DataType.DT_I32)
+
+
+def as_fixed_point(share):
+  """A share of the ring's integers as one of numbers with a point: the same bits."""
+  return _labelled(share, core().DataType.DT_F32)
+
+
+def _labelled(share, data_type):
+  meta = _meta(share)
+  meta.data_type = data_type
+  return _share(meta.SerializeToString(), share.share_chunks)
+
+
+def _meta(share):
+  meta = core().ValueMeta()
+  meta.ParseFromString(share.meta)
+  return meta
+
+
+def _chunk(numbers: np.ndarray) -> bytes:
+  chunk = core().ValueChunk()
   chunk.total_bytes, chunk.chunk_offset, chunk.content = numbers.nbytes, 0, numbers.tobytes()
-  return _share(meta.SerializeToString(), [chunk.SerializeToString()])
+  return chunk.SerializeToString()
 
 
 def _content(chunk: bytes) -> bytes:

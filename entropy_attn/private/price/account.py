@@ -26,6 +26,25 @@ def layers(rows: Sequence[Mapping], fields: Sequence[str]) -> dict[str, dict]:
   }
 
 
+def phases(rows: Sequence[Mapping], fields: Sequence[str]) -> dict[str, dict]:
+  """What is done before there is a prompt (offline), and after (online): sums of the fields, and by_operation."""
+  found = {}
+  for phase, offline in (("offline", True), ("online", False)):
+    part = [row for row in rows if row["offline"] == offline]
+    sums = {name: sum(row[name] for row in part) for name in ("bytes", "rounds", "seconds")}
+    found[phase] = sums | {"by_operation": grouped(part, "operation", fields)}
+  return found
+
+
+def phases_text(result: Mapping) -> str:
+  """The account of `phases` by operation: of the whole where all is online but the keys, else apart."""
+  offline, online = (result[phase]["by_operation"] for phase in ("offline", "online"))
+  if set(offline) <= {"setup"}:
+    return table("operation", result["by_operation"], by_size=True)
+  before = table("before the prompt", offline, by_size=True)
+  return f"{before}\n\n{table('with the prompt', online, by_size=True)}"
+
+
 def csv_text(results: Mapping[str, Mapping]) -> str:
   """Operation × layer of some inferences as CSV, a line for each: model, layer, operation, bytes, rounds, seconds.
 

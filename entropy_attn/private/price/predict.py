@@ -12,10 +12,11 @@ from entropy_attn.config import architecture_name
 from entropy_attn.errors import UserError
 from entropy_attn.private.price import count, memory
 from entropy_attn.private.price import protocols as protocols_lib
-from entropy_attn.private.price.account import grouped, layers
+from entropy_attn.private.price.account import grouped, layers, phases
 from entropy_attn.private.price.lines import LINES, latency
 from entropy_attn.private.program import build, ops, squares, types
 from entropy_attn.private.program import spec as spec_lib
+from entropy_attn.private.program.operations import Weigh
 from entropy_attn.private.program.types import SECRET, SHARED, WIDE, Variable
 
 THREADS = 2  # of each party, by which the engine's keys are counted
@@ -23,7 +24,14 @@ _FIELDS = ("bytes", "rounds", "seconds")
 
 
 def predict(
-  spec: spec_lib.Spec, length: int, *, threads: int = THREADS, past: int = 0, tokens: int = 1, **options
+  spec: spec_lib.Spec,
+  length: int,
+  *,
+  threads: int = THREADS,
+  past: int = 0,
+  tokens: int = 1,
+  offline: bool = False,
+  **options,
 ) -> dict:
   """What one inference costs, and that of the tokens after it.
 
@@ -32,12 +40,13 @@ def predict(
     threads: of each party: the engine makes keys for each. The seconds are those of two cores all the same.
     past: tokens before them whose keys and values are there.
     tokens: to generate: the prompt gives the first one, and each further one is an inference of one token.
+    offline: whether products with the server's weights are made before there is a prompt.
     options: of `build.build`.
 
   Returns:
     total_bytes (both ways), rounds, seconds of computation, and by_operation and by_layer, as a profile has them;
-    by_token: bytes, rounds and seconds of each inference, the session's keys apart; and peak_rss_bytes of each party
-    (see `memory`).
+    offline and online: the part before there is a prompt, and after; by_token: bytes, rounds and seconds of each
+    inference, what was made before apart; and peak_rss_bytes of each party (see `memory`).
 
   Raises:
     UserError: for more positions than the model has.
@@ -47,9 +56,12 @@ def predict(
     raise UserError(f"{needed:,} tokens are more than the {spec.context_length:,} positions of this model")
   pricing = _Pricing(spec)
   inferences = [(length, past), *((1, past + length + i) for i in range(tokens - 1))]
-  found = [pricing.rows(build.build(spec, new, past=before, **options)) for new, before in inferences]
+  found = [pricing.rows(build.build(spec, new, past=before, **options), offline) for new, before in inferences]
   rings = {step.ring for step in build.build(spec, length, past=past, **options).steps}
-  rows = pricing.session_rows(threads, rings) + [row for rows in found for row in rows]
+  before = pricing.session_rows(threads, rings)
+  if offline:
+    before += pricing.ahead_rows(build.ahead(spec, length + tokens - 1, tokens, layers=options.get("layers")))
+  rows = before + [row for rows in found for row in rows]
   total = _total(rows)
   return {
     "total_bytes": total["bytes"],
@@ -57,6 +69,7 @@ def predict(
     "seconds": total["seconds"],
     "by_operation": grouped(rows, "operation", _FIELDS),
     "by_layer": layers(rows, _FIELDS),
+    **phases(rows, _FIELDS),
     "by_token": [_total(rows) for rows in found],
     "threads": threads,
     "peak_rss_bytes": memory.peak(pricing.encoded, cheap=pricing.cheap),
@@ -81,26 +94,56 @@ class _Pricing:
     """What a session costs before its first inference."""
     shares = _shares(build.set_up(threads, rings).inputs.values())
     keys = [self._protocols[ring].rated("set up", protocols_lib.set_up_sizes(ring, threads)) for ring in rings]
-    return [_row("setup", "setup", cost) for cost in (shares, *keys)]
+    return [_row("setup", "setup", cost) | {"offline": True} for cost in (shares, *keys)]
 
-  def rows(self, program: types.Program) -> list[dict]:
-    """A row a step, and those of what is shared before and opened after."""
-    variables, rows = dict(program.inputs), []
-    for step in program.steps:
-      reads = tuple(variables[name] for name in step.reads)
-      key = (step.operation, reads, step.ring)
-      if key not in self._known:
-        run = lambda *arrays, step=step: step(self._operations, *arrays)
-        self._known[key] = count.counted_of(run, reads, self._protocols[step.ring], self._settings)
-      counted = self._known[key]
-      self.encoded = max(self.encoded, counted.encoded)
-      rows.append(_row(types.layer_name(step), step.kind, counted.cost))
-      for name, a in zip(step.writes, counted.shapes, strict=True):
-        variables[name] = Variable(a.shape, SECRET, a.dtype.name)
+  def rows(self, program: types.Program, prepared: bool) -> list[dict]:
+    """A row a step, and those of what is shared before and opened after.
+
+    Args:
+      prepared: whether products with the server's weights were made ahead.
+    """
+    rows, variables = self._steps(program, prepared)
     shared = [v for v in program.inputs.values() if v.owner == SHARED]
     rows.append(_row("embedding", "embedding", _shares(shared)))
     rows.append(_row("head", "reveal", _shares([variables[name] for name in program.outputs])))
     return rows
+
+  def ahead_rows(self, program: types.Program) -> list[dict]:
+    """A row a step of what is made before there is a prompt."""
+    return [row | {"offline": True} for row in self._steps(program, False)[0]]
+
+  def _steps(self, program: types.Program, prepared: bool) -> tuple[list[dict], dict[str, Variable]]:
+    """A row a step, and all variables."""
+    variables, rows = dict(program.inputs), []
+    for step in program.steps:
+      reads = tuple(variables[name] for name in step.reads)
+      product = isinstance(step.operation, types.Product)
+      if product and prepared:
+        cost, shapes = _masked(step.operation, *reads), self._counted(step, reads).shapes
+      else:
+        counted = self._counted(step, reads)
+        cost, shapes = counted.cost, counted.shapes
+        self.encoded = max(self.encoded, counted.encoded)
+      rows.append(_row(types.layer_name(step), step.kind, cost))
+      for name, a in zip(step.writes, shapes, strict=True):
+        variables[name] = Variable(a.shape, SECRET, "float32" if product else a.dtype.name)
+    return rows, variables
+
+  def _counted(self, step: types.Step, reads: tuple[Variable, ...]) -> count.Counted:
+    """What a step costs that runs on the engine."""
+    if isinstance(step.operation, types.Product):
+      reads = tuple(dataclasses.replace(v, dtype="int32") for v in reads)  # as it is run: nothing is cut off
+    key = (step.operation, reads, step.ring)
+    if key not in self._known:
+      run = lambda *arrays: step(self._operations, *arrays)
+      self._known[key] = count.counted_of(run, reads, self._protocols[step.ring], self._settings)
+    return self._known[key]
+
+
+def _masked(operation: Weigh, x: Variable, matrix: Variable) -> protocols_lib.Cost:
+  """A product that was prepared: x goes to the server under its mask, which multiplies in the clear."""
+  (M, K), L = x.shape, operation.end - operation.first
+  return protocols_lib.Cost(bytes=M * K * WIDE / 8, rounds=0.5, seconds=M * K * L / protocols_lib.MULTIPLICATIONS)
 
 
 def of_config(config, transforms: spec_lib.Transforms, length: int | None = None, **options) -> dict:
@@ -140,7 +183,7 @@ def of_profile(profile: Mapping) -> dict:
   choices = zip(profile["squares"], profile["lowest_exponents"], strict=True)
   exponentials = tuple(squares.with_squares(*choice) for choice in choices if choice[0] is not None)
   spec = spec_lib.of_config(config.model, spec_lib.Transforms(**profile["transforms"]), exponentials)
-  return predict(spec, profile["length"], threads=profile["threads"])
+  return predict(spec, profile["length"], threads=profile["threads"], offline=profile.get("made_ahead", False))
 
 
 def summary_of(config) -> dict:
@@ -164,4 +207,4 @@ def _total(rows: Iterable[Mapping]) -> dict[str, float]:
 
 
 def _row(layer: str, operation: str, cost: protocols_lib.Cost) -> dict:
-  return {"layer": layer, "operation": operation, **dataclasses.asdict(cost)}
+  return {"layer": layer, "operation": operation, "offline": False, **dataclasses.asdict(cost)}

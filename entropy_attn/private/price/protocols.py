@@ -16,6 +16,7 @@ import pathlib
 
 import numpy as np
 
+MULTIPLICATIONS = 3e9  # a second, of integers of the wide ring in the clear, by two cores (`parties.integers`)
 SLOTS = 8192  # numbers of a ciphertext
 PLAINTEXT_BYTES = 196_608  # of one that is to be multiplied: SLOTS coefficients by three primes
 DIRECT = 2 * SLOTS  # from so many elements a product is made at once, not of stored random triples

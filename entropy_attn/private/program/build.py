@@ -5,6 +5,7 @@ E entries of the causal part of N × M, V vocabulary, W one-hot width, B bits.
 """
 
 from collections.abc import Iterable, Mapping
+import dataclasses
 import math
 
 import numpy as np
@@ -48,6 +49,34 @@ def build(
   if past + length > spec.context_length:
     raise UserError(f"{past + length} tokens are more than the {spec.context_length} positions of this model")
   return _Builder(spec, length, past, spec.transforms.last_position and not every_position, layers).program()
+
+
+def ahead(spec: Spec, rows: int, answers: int, *, layers: int | None = None) -> Program:
+  """What is made of all products with the server's weights before there is a prompt.
+
+  Its inputs "r NAME" are the client's masks for the products that `build` names NAME, which it keeps.
+
+  Args:
+    rows: new tokens, of all inferences together.
+    answers: inferences: what is computed of the last position alone, once in each.
+    layers: the first so many alone; None: all.
+  """
+  of_two = build(spec, 2, layers=layers).products  # with two tokens one sees what is of the last alone
+  whole = build(spec, min(max(rows, 2), spec.context_length), layers=layers)
+  inputs, steps = {}, []
+  for step in whole.steps:
+    if step.writes[0] not in of_two:
+      continue
+    (name,), (_, matrix) = step.writes, step.reads
+    count = answers if of_two[name] == 1 else rows
+    inputs |= {f"r {name}": Variable((count, whole.inputs[matrix].shape[0]), CLIENT, whole=True)}
+    inputs[matrix] = whole.inputs[matrix]
+    K, L = inputs[matrix].shape
+    at_a_time = {"row_block": _share(count, K * L), "column_block": _share(L, K * count)}
+    blocks = {block: size for block, size in at_a_time.items() if getattr(step.operation, block) is not None}
+    operation = dataclasses.replace(step.operation, **blocks)
+    steps.append(dataclasses.replace(step, operation=operation, reads=(f"r {name}", matrix)))
+  return Program(inputs, tuple(steps), (), tuple(step.writes[0] for step in steps))
 
 
 def set_up(threads: int, rings: Iterable[int]) -> Program:
@@ -97,7 +126,7 @@ class _Builder:
   def __init__(self, spec: Spec, length: int, past: int, last_only: bool, layers: int | None):
     self.spec, self.length, self.past, self.last_only = spec, length, past, last_only
     self.num_layers = len(spec.layers) if layers is None else layers
-    self.inputs, self.steps, self.kept = {}, [], []
+    self.inputs, self.steps, self.kept, self.products = {}, [], [], {}
     self.bad = ()
 
   def program(self) -> Program:
@@ -107,7 +136,7 @@ class _Builder:
       self._attention(l, layer)
       self._ffn(l, layer)
     self._head()
-    return Program(self.inputs, tuple(self.steps), ("logits", *self.bad), tuple(self.kept))
+    return Program(self.inputs, tuple(self.steps), ("logits", *self.bad), tuple(self.kept), self.products)
 
   def add(self, layer, kind: str, operation: Operation, reads, writes, ring: int = WIDE):
     """Appends a step."""
@@ -118,37 +147,50 @@ class _Builder:
     self.inputs[name] = Variable(shape, SERVER)
     return name
 
+  def matrix(self, name: str, *shape: int) -> str:
+    """Declares a matrix of the server's, to multiply with; returns its name."""
+    self.inputs[name] = Variable(shape, SERVER, whole=True)
+    return name
+
   def bias(self, name: str, biases: tuple[str, ...], *shape: int, layer: int | None = None) -> list[str]:
     """Declares the bias of a linear that is among `biases`; returns its name, or none."""
     prefix = "" if layer is None else f"{layer}."
     return [self.weight(f"{prefix}{name}_bias", *shape)] if name in biases else []
 
+  def weigh(self, layer, kind: str, x: str, matrix: str, rows: int, first: int = 0, end: int | None = None, **blocks):
+    """Appends a product of `rows` rows of x with a matrix, or some of its columns; returns its name, uncut."""
+    name = f"x {matrix}" if end is None else f"x {matrix} {first}"
+    self.products[name] = rows
+    end = self.inputs[matrix].shape[1] if end is None else end
+    self.add(layer, kind, f.Weigh(first, end, **blocks), (x, matrix), (name,))
+    return name
+
   def _embed(self):
     s, N, D = self.spec, self.length, self.spec.d_model
     positions = self.weight("positions", N, D)
-    rows = _share(N, s.vocab_size * D)
-    if s.transforms.embedding != "selected":
-      table = self.weight("table", s.vocab_size, D)
-      self.inputs["one_hot"] = Variable((N, s.vocab_size), CLIENT, "int32")
-      self.add(None, "embedding", f.EmbedWhole(rows), ("one_hot", table, positions), ("x",))
-      return
-    W, bits = math.ceil(s.vocab_size / SELECTED), int(math.log2(SELECTED))
+    selected = s.transforms.embedding == "selected"
+    parts = SELECTED if selected else 1
+    W = math.ceil(s.vocab_size / parts)
     self.inputs["one_hot"] = Variable((N, W), CLIENT, "int32")
-    self.inputs["selected"] = Variable((bits, N, 1), SHARED)
-    reads = ("one_hot", "selected", self.weight("table", W, SELECTED * D), positions)
-    self.add(None, "embedding", f.Embed(rows), reads, ("x",))
+    table = self.matrix("table", W, parts * D)
+    xw = self.weigh(None, "embedding", "one_hot", table, N, row_block=_share(N, s.vocab_size * D))
+    if selected:
+      self.inputs["selected"] = Variable((int(math.log2(SELECTED)), N, 1), SHARED)
+      self.add(None, "embedding", f.Select(), (xw, "selected", positions), ("x",))
+    else:
+      self.add(None, "embedding", f.Place(), (xw, positions), ("x",))
 
   def _attention(self, l: int, layer: LayerSpec):
-    s, t, N, D, H = self.spec, self.spec.transforms, self.length, self.spec.d_model, self.spec.num_heads
+    s, N, D, H = self.spec, self.length, self.spec.d_model, self.spec.num_heads
     M, K = self.past + N, D // H
     last = self.last_only and l == self.num_layers - 1
     if s.norm:
       self._norm(l, "ln_attn", "x", "h")
-    source = "h" if s.norm else "x"
-    qkv = [self.weight(f"{l}.qkv", D, 3 * D), *self.bias("qkv", layer.biases, 3 * D, layer=l)]
     k, v = f"{l}.k", f"{l}.v"
     new = ("k", "v") if self.past else (k, v)
-    self.add(l, "projection", f.QueriesKeysValues(H, last, t.one_product), (source, *qkv), ("q", *new))
+    products = self._queries_keys_values(l, "h" if s.norm else "x", last)
+    bias = self.bias("qkv", layer.biases, 3 * D, layer=l)
+    self.add(l, "projection", f.QueriesKeysValues(H, len(products)), (*products, *bias), ("q", *new))
     for whole, part in zip((k, v), new, strict=True):
       if self.past:
         self.inputs[f"past.{whole}"] = Variable((H, self.past, K), SECRET)
@@ -157,9 +199,24 @@ class _Builder:
     if layer.temperature:
       inverse = self.weight(f"{l}.inverse_temperature", H, N)
       self.add(l, "temperature", f.Cool(), ("q", inverse), ("q",))
-    self._softmax(l, layer, k, v, 1 if last else N, M)
-    o = [self.weight(f"{l}.o", D, D), *self.bias("o", layer.biases, D, layer=l)]
-    self.add(l, "projection", f.Attended(), ("x", "a", *o), ("x",))
+    queries = 1 if last else N
+    self._softmax(l, layer, k, v, queries, M)
+    self.add(l, "projection", f.Merge(), ("a",), ("a",))
+    xw = self.weigh(l, "projection", "a", self.matrix(f"{l}.o", D, D), queries)
+    self.add(l, "projection", f.Attended(), ("x", xw, *self.bias("o", layer.biases, D, layer=l)), ("x",))
+
+  def _queries_keys_values(self, l: int, source: str, last: bool) -> list[str]:
+    """Appends the products that queries, keys and values are made of; returns their names."""
+    N, D, joined = self.length, self.spec.d_model, self.spec.transforms.one_product
+    matrix = self.matrix(f"{l}.qkv", D, 3 * D)
+    if joined and not last:
+      return [self.weigh(l, "projection", source, matrix, N)]
+    one = source
+    if last:
+      one = "last"
+      self.add(l, "projection", f.LastRow(), (source,), (one,))
+    columns = [(one, 0, D), (source, D, 3 * D)] if joined else [(one, 0, D), (source, D, 2 * D), (source, 2 * D, 3 * D)]
+    return [self.weigh(l, "projection", x, matrix, 1 if x == "last" else N, first, end) for x, first, end in columns]
 
   def _softmax(self, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int):
     """q, k and v to the mixed values "a" of N queries and M keys.
@@ -233,23 +290,27 @@ class _Builder:
 
   def _ffn(self, l: int, layer: LayerSpec):
     s, D, F = self.spec, self.spec.d_model, self.spec.ffn_width
-    weights = lambda name, *shape: [
-      self.weight(f"{l}.{name}", *shape), *self.bias(name, layer.biases, shape[-1], layer=l)
-    ]  # fmt: skip
     if layer.ffn == "none":
       return
+    N = 1 if self.last_only and l == self.num_layers - 1 else self.length
+    linear = lambda name, source, target, *shape: self._linear(l, "ffn", name, layer.biases, source, target, N, *shape)
     if layer.ffn == "linear":
-      self.add(l, "ffn", f.Linear(), ("x", *weights("ffn", D, D)), ("x",))
+      linear("ffn", "x", "x", D, D)
       return
     if s.norm:
       self._norm(l, "ln_ffn", "x", "h")
-    first = weights("ffn", D, F if layer.ffn == "mlp" else D)
-    self.add(l, "ffn", f.Linear(), ("h" if s.norm else "x", *first), ("h",))
+    linear("ffn", "h" if s.norm else "x", "h", D, F if layer.ffn == "mlp" else D)
     if layer.ffn == "mlp":
       self._activation(l, layer.activation)
-      self.add(l, "ffn", f.Linear(), ("h", *weights("ffn_out", F, D)), ("h",))
+      linear("ffn_out", "h", "h", F, D)
     factors = [self.weight(f"{l}.{name}") for name in layer.scaled]
     self.add(l, "ffn", f.AddResidual(layer.scaled), ("x", "h", *factors), ("x",))
+
+  def _linear(self, l, kind: str, name: str, biases, source: str, target: str, rows: int, *shape: int, **blocks):
+    """Appends target = source W + b, where it has a bias."""
+    prefix = "" if l is None else f"{l}."
+    xw = self.weigh(l, kind, source, self.matrix(f"{prefix}{name}", *shape), rows, **blocks)
+    self.add(l, kind, f.Cut(), (xw, *self.bias(name, biases, shape[1], layer=l)), (target,))
 
   def _activation(self, l: int, activation: str):
     if activation == "relu":
@@ -270,15 +331,14 @@ class _Builder:
     s, D = self.spec, self.spec.d_model
     if self.last_only:
       self.add(None, "vocabulary", f.LastRow(), ("x",), ("x",))
+    rows = 1 if self.last_only else self.length
     if s.head_basis:
-      basis = [self.weight("basis", D, D), *self.bias("basis", s.head_biases, D)]
-      self.add(None, "vocabulary", f.Linear(), ("x", *basis), ("x",))
+      self._linear(None, "vocabulary", "basis", s.head_biases, "x", "x", rows, D, D)
     self._norm(None, "ln_f", "x", "h")
     if s.transforms.checked and s.transforms.fold:
       self._count(None, f.CountUnnormalised(), "h")
-    head = [self.weight("head", D, s.vocab_size), *self.bias("head", s.head_biases, s.vocab_size)]
-    columns = _share(s.vocab_size, D * (1 if self.last_only else self.length))
-    self.add(None, "vocabulary", f.Linear(columns), ("h", *head), ("logits",))
+    columns = _share(s.vocab_size, D * rows)
+    self._linear(None, "vocabulary", "head", s.head_biases, "h", "logits", rows, D, s.vocab_size, column_block=columns)
 
 
 def _share(whole: int, products_each: int) -> int:

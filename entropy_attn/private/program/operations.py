@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program.squares import Squares
-from entropy_attn.private.program.types import Operation
+from entropy_attn.private.program.types import Operation, Product
 
 SET_UP = 128 * 128  # elements of a product of more than one ciphertext
 _EPSILON = 1e-5  # of the model's LayerNorms
@@ -36,19 +36,38 @@ class SetUp(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Embed(Operation):
-  """x [N, D] of the client's tokens, S w + s each: a one-hot row of w, and the bits of s as 0.0 and 1.0.
+class Weigh(Product):
+  """x W of x [N, K], or some columns of W alone.
 
   Attributes:
-    rows: positions of the product at a time: the server's memory grows with them, the bytes do not.
+    first, end: of the columns.
+    row_block: rows of x at a time; None: all. The server's memory grows with them, the bytes do not.
+    column_block: columns at a time, likewise.
   """
 
-  rows: int
+  first: int
+  end: int
+  row_block: int | None = None
+  column_block: int | None = None
 
-  def __call__(self, ops, one_hot_NxW, selected_BxNx1, table_WxSD, positions_NxD):
+  def __call__(self, ops, x_NxK, kernel):
+    N, width = len(x_NxK), self.end - self.first
+    rows, columns = self.row_block or N, self.column_block or width
+    starts = range(self.first, self.end, columns)
+    parts = [
+      jnp.concatenate([x_NxK[i : i + rows] @ kernel[:, j : min(j + columns, self.end)] for j in starts], axis=1)
+      for i in range(0, N, rows)
+    ]
+    return jnp.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Select(Operation):
+  """x [N, D] of rows of a table [N, S D], by the bits (0.0 and 1.0) of which part each token is, and its positions."""
+
+  def __call__(self, ops, rows_NxSD, selected_BxNx1, positions_NxD):
     N, D = positions_NxD.shape
-    parts = [one_hot_NxW[i : i + self.rows] @ table_WxSD for i in range(0, N, self.rows)]
-    x_NxSxD = (jnp.concatenate(parts) if len(parts) > 1 else parts[0]).reshape(N, -1, D)
+    x_NxSxD = rows_NxSD.reshape(N, -1, D)
     for bit_Nx1 in selected_BxNx1 > 0.5:  # the highest first; a shared bit chooses more cheaply than it multiplies
       half = x_NxSxD.shape[1] // 2
       x_NxSxD = jnp.where(bit_Nx1[:, :, None], x_NxSxD[:, half:], x_NxSxD[:, :half])
@@ -56,18 +75,11 @@ class Embed(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbedWhole(Operation):
-  """x [N, D] of the client's one-hot rows [N, V].
+class Place(Operation):
+  """x [N, D] of the tokens' own rows, and their positions."""
 
-  Attributes:
-    rows: as in `Embed`.
-  """
-
-  rows: int
-
-  def __call__(self, ops, one_hot_NxV, table_VxD, positions_NxD):
-    parts = [one_hot_NxV[i : i + self.rows] @ table_VxD for i in range(0, len(positions_NxD), self.rows)]
-    return jnp.concatenate(parts) + positions_NxD
+  def __call__(self, ops, rows_NxD, positions_NxD):
+    return rows_NxD + positions_NxD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,48 +109,36 @@ class LastRow(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(Operation):
-  """x W + b, with or without a bias.
+class Cut(Operation):
+  """x W + b, with or without a bias, of an uncut x W."""
 
-  Attributes:
-    columns: of W at a time: the server's memory grows with them; None: all.
-  """
-
-  columns: int | None = None
-
-  def __call__(self, ops, x_NxD, kernel, *bias):
-    width = kernel.shape[1]
-    columns = self.columns or width
-    y = jnp.concatenate([x_NxD @ kernel[:, i : i + columns] for i in range(0, width, columns)], axis=1)
+  def __call__(self, ops, xw, *bias):
+    y = ops.cut(xw)
     return y + bias[0] if bias else y
 
 
 @dataclasses.dataclass(frozen=True)
 class QueriesKeysValues(Operation):
-  """q, k and v [H, N, K] each.
+  """q, k and v [H, N, K] each, of uncut products whose columns they are, one after the other.
 
   Attributes:
-    last: whether q of the last position alone is made, [H, 1, K].
-    one_product: whether what can be is made by one product.
+    products: how many; what follows is a bias. Queries may be fewer than keys, where they have a product of their own.
   """
 
   heads: int
-  last: bool
-  one_product: bool
+  products: int
 
-  def __call__(self, ops, x_NxD, qkv_Dx3D, *bias):
-    D = x_NxD.shape[1]
-    as_heads = lambda y: jnp.swapaxes(y.reshape(len(y), self.heads, D // self.heads), 0, 1)
-
-    def product(x, first, end):
-      y = x @ qkv_Dx3D[:, first * D : end * D]
-      y = y + bias[0][first * D : end * D] if bias else y
-      return [as_heads(part) for part in jnp.split(y, end - first, axis=1)]
-
-    if self.one_product and not self.last:
-      return tuple(product(x_NxD, 0, 3))
-    q = product(x_NxD[-1:] if self.last else x_NxD, 0, 1)
-    return tuple(q + (product(x_NxD, 1, 3) if self.one_product else product(x_NxD, 1, 2) + product(x_NxD, 2, 3)))
+  def __call__(self, ops, *arrays):
+    arrays, bias = arrays[: self.products], arrays[self.products :]
+    D = sum(xw.shape[1] for xw in arrays) // 3
+    parts, at = [], 0
+    for xw in arrays:
+      y = ops.cut(xw)
+      width = y.shape[1]
+      y = y + bias[0][at : at + width] if bias else y
+      parts += jnp.split(y, width // D, axis=1)
+      at += width
+    return tuple(jnp.swapaxes(y.reshape(len(y), self.heads, D // self.heads), 0, 1) for y in parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +158,20 @@ class Append(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attended(Operation):
-  """x + a W_O + b, of as many last positions as a [H, N, K] has."""
+class Merge(Operation):
+  """What the heads attended to [H, N, K], as [N, D]."""
 
-  def __call__(self, ops, x_NxD, a_HxNxK, o_DxD, *bias):
-    N = a_HxNxK.shape[1]
-    y_NxD = jnp.swapaxes(a_HxNxK, 0, 1).reshape(N, -1) @ o_DxD
-    return x_NxD[-N:] + (y_NxD + bias[0] if bias else y_NxD)
+  def __call__(self, ops, a_HxNxK):
+    return jnp.swapaxes(a_HxNxK, 0, 1).reshape(a_HxNxK.shape[1], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attended(Operation):
+  """x + a W_O + b of as many last positions as the uncut a W_O [N, D] has."""
+
+  def __call__(self, ops, x_NxD, xw_NxD, *bias):
+    y_NxD = ops.cut(xw_NxD)
+    return x_NxD[-len(y_NxD) :] + (y_NxD + bias[0] if bias else y_NxD)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program.spec import Settings, Spec
-from entropy_attn.private.program.types import BELOW_ONE, NARROWING, Program, Step
+from entropy_attn.private.program.types import BELOW_ONE, FRACTION, NARROWING, WIDE, Program, Step
 
 
 class Plain:
@@ -30,6 +30,9 @@ class Plain:
 
   def square(self, z):
     return jnp.square(z)
+
+  def cut(self, x):
+    return x
 
   def lower(self, x, bits):
     return x
@@ -60,6 +63,9 @@ class Engine:
 
   def square(self, z):
     return jnp.exp(z + z - 2.0) if self._one_square else z * z
+
+  def cut(self, x):
+    return x * 2.0 ** -FRACTION[WIDE]
 
   def lower(self, x, bits):
     return x * 2.0**-bits

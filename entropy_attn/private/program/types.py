@@ -30,6 +30,9 @@ class Ops(Protocol):
   def square(self, z: jax.Array) -> jax.Array:
     """z² of any shape, by the cheapest protocol."""
 
+  def cut(self, x: jax.Array) -> jax.Array:
+    """A `Product` of two numbers with a point, cut back to one."""
+
   def lower(self, x: jax.Array, bits: int) -> jax.Array:
     """2^−bits x, where x came from a narrow ring into the upper half of a wide one."""
 
@@ -69,6 +72,14 @@ class Function(Operation):
     return self.function(*arrays)
 
 
+class Product(Operation):
+  """x W of a secret x and a matrix that the server alone knows, on the integers of the wide ring.
+
+  Nothing is cut off: where both have a point, `Ops.cut` follows. So it is linear in x, to the bit, and nearly all of
+  its work can be done before there is an x (`build.ahead`).
+  """
+
+
 @dataclasses.dataclass(frozen=True)
 class Variable:
   """An input of the whole program.
@@ -76,11 +87,13 @@ class Variable:
   Attributes:
     owner: SERVER or CLIENT, who alone knows it; SHARED: the client, who makes shares of it; SECRET: nobody.
     dtype: its NumPy name.
+    whole: whether parties are given it as integers of the wide ring, for a `Product`.
   """
 
   shape: tuple[int, ...]
   owner: str
   dtype: str = "float32"
+  whole: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +128,15 @@ class Program:
   Attributes:
     inputs: variables that exist before, by name: weights, tokens, and caches of earlier positions.
     outputs: names of what the client learns.
-    kept: names of what a next program takes: the caches.
+    kept: names of what a next program takes: the caches, or what was made ahead.
+    products: rows of x of each `Product`, by the name of what it writes.
   """
 
   inputs: Mapping[str, Variable]
   steps: tuple[Step, ...]
   outputs: tuple[str, ...]
   kept: tuple[str, ...]
+  products: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def layer_name(step: Step) -> str:
