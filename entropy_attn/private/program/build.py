@@ -181,7 +181,7 @@ class _Builder:
     if not t.triangle:
       self.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
     else:
-      low = chain.low * 2.0**-cut if t.clamp and chain else None
+      low = chain.low * chain.scale if t.clamp and chain else None  # its argument is scaled, too
       self.add(l, "maximum", softmax.BelowMaximum(N, M, low), ("s",), ("s",), ring)
     if chain:
       self.add(l, "exponential", softmax.ExpBySquares(chain), ("s",), ("e",), ring)
