@@ -27,6 +27,7 @@ LADDER = (
   ("GELU by squares", "gelu=squares"),
   ("exponential by squares, engine settings", "exponential=squares,clamp=on,checked=on"),
   ("softmax in a 32-bit ring", "softmax_ring=32,division=auto"),
+  ("one check of all layers", "one_check=on"),
 )
 KINDS = {"stock": "stock", "ours": ""}
 # What is told of a row, and of a profile.
@@ -106,11 +107,13 @@ def measured_runs(folders: Iterable[pathlib.Path]) -> list[dict]:
 def find_run(runs: Sequence[Mapping], row: Row, kind: str) -> dict | None:
   """The last recorded run of a row's model, of one kind, or None."""
   config = config_of(row)
-  wanted = dataclasses.asdict(spec_lib.transforms_for(config.model, KINDS[kind]))
+  wanted = spec_lib.transforms_for(config.model, KINDS[kind])
   same = [
     run
     for run in runs
-    if run["config"]["model"] == config.model.to_dict() and run["length"] == row.length and run["transforms"] == wanted
+    if run["config"]["model"] == config.model.to_dict()
+    and run["length"] == row.length
+    and spec_lib.recorded(run["transforms"]) == wanted
   ]
   return same[-1] if same else None
 

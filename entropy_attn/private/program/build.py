@@ -12,6 +12,7 @@ import numpy as np
 from entropy_attn.errors import UserError
 from entropy_attn.private.program import operations as f
 from entropy_attn.private.program import softmax
+from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
 from entropy_attn.private.program.types import (
@@ -98,7 +99,7 @@ class _Builder:
     self.spec, self.length, self.past, self.last_only = spec, length, past, last_only
     self.num_layers = len(spec.layers) if layers is None else layers
     self.inputs, self.steps, self.kept = {}, [], []
-    self.bad = ()
+    self.bad, self.unchecked = (), []  # what was counted, and row sums that wait for the one check
 
   def program(self) -> Program:
     """Builds the whole; called once."""
@@ -187,14 +188,14 @@ class _Builder:
       self.add(l, "exponential", softmax.ExpBySquares(chain), ("s",), ("e",), ring)
     else:
       self.add(l, "exponential", softmax.ExpByEngine(), ("s",), ("e",))
-    top = chain.top if chain else 1.0
+    top, sums = chain.top if chain else 1.0, f"{l}.sums"
     if division == "narrow":
       # Entries are divided before they leave the narrow ring, where a product costs half. Only the row sums go up and
       # come back: a reciprocal has no room in the narrow ring, and the check wants them before they are inverted.
-      self.add(l, "reciprocal", softmax.RowSums(N, M), ("e",), ("sums",), ring)
-      self._lowered(l, "reciprocal", "sums")
-      self._checked(l, M, top)
-      self.add(l, "reciprocal", softmax.Inverse(narrow=True), ("sums",), ("r",))
+      self.add(l, "reciprocal", softmax.RowSums(N, M), ("e",), (sums,), ring)
+      self._lowered(l, "reciprocal", sums)
+      self._checked(l, sums, M, top)
+      self.add(l, "reciprocal", softmax.Inverse(narrow=True), (sums,), ("r",))
       self.add(l, "division", softmax.Probabilities(N, M), ("e", "r"), ("e",), ring)
     if narrow:
       self._lowered(l, "exponential", "e")
@@ -204,10 +205,10 @@ class _Builder:
     else:
       self.add(l, "exponential", softmax.Forbid(), ("e",), ("e",))
     if division != "narrow" and (t.checked or division == "late"):
-      self.add(l, "reciprocal", softmax.Sums(), ("e",), ("sums",))
-      self._checked(l, M, top)
+      self.add(l, "reciprocal", softmax.Sums(), ("e",), (sums,))
+      self._checked(l, sums, M, top)
     if division == "late":
-      self.add(l, "reciprocal", softmax.Inverse(narrow=False), ("sums",), ("r",))
+      self.add(l, "reciprocal", softmax.Inverse(narrow=False), (sums,), ("r",))
     if division == "early":
       self.add(l, "division", softmax.Divided(), ("e",), ("e",))
     self.add(l, "values", softmax.Mix(t.join_heads), ("e", v), ("a",))
@@ -222,13 +223,23 @@ class _Builder:
     for bits in LOWERINGS:
       self.add(l, kind, softmax.Lower(bits), (name,), (name,))
 
-  def _checked(self, l: int, keys: int, top: float):
-    if self.spec.transforms.checked:
-      self._count(l, softmax.CountImpossible(keys, top), "sums")
+  def _checked(self, l: int, sums: str, keys: int, top: float):
+    t = self.spec.transforms
+    if t.checked and t.one_check and t.fold:  # without fold the head has no check that they could wait for
+      self.unchecked.append((sums, keys, top))
+    elif t.checked:
+      self._count(l, softmax.CountImpossible(keys, top), sums)
 
   def _count(self, l, operation: Operation, source: str):
-    """Adds rows that fail a check to those that failed before, in secret: the client opens their number at the end."""
-    self.add(l, "check", operation, (source, *self.bad), ("impossible",))
+    """Adds rows that fail a check to those that failed before, in secret: the client opens their number at the end.
+
+    The head's check, the last one, takes along the row sums that wait for it.
+    """
+    if self.unchecked:
+      sums, keys, tops = zip(*self.unchecked, strict=True)
+      self.add(l, "check", CountAtOnce(keys, tops), (source, *sums), ("impossible",))
+    else:
+      self.add(l, "check", operation, (source, *self.bad), ("impossible",))
     self.bad = ("impossible",)
 
   def _ffn(self, l: int, layer: LayerSpec):

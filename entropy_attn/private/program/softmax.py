@@ -188,8 +188,8 @@ class CountImpossible(Operation):
   top: float
 
   def __call__(self, ops, sums_HxN, *earlier):
-    most_N = (1.1 * self.top * _row_lengths(sums_HxN.shape[1], self.keys)).astype(np.float32)
-    bad = jnp.sum((sums_HxN < 0.9 * self.top).astype(jnp.int32)) + jnp.sum((sums_HxN > most_N).astype(jnp.int32))
+    least, most_N = sum_bounds(sums_HxN.shape[1], self.keys, self.top)
+    bad = jnp.sum((sums_HxN < least).astype(jnp.int32)) + jnp.sum((sums_HxN > most_N).astype(jnp.int32))
     return bad + earlier[0] if earlier else bad
 
 
@@ -226,6 +226,15 @@ class DivideRows(Operation):
 
   def __call__(self, ops, u_HxNxK, inverse_HxN):
     return ops.scale_rows(u_HxNxK, inverse_HxN)
+
+
+def sum_bounds(length: int, keys: int, top: float) -> tuple[float, np.ndarray]:
+  """Between what a row's sum of exponentials lies: the lower bound, and the upper one of each row, [length].
+
+  Args:
+    top: the largest exponential, that of 0.
+  """
+  return 0.9 * top, (1.1 * top * _row_lengths(length, keys)).astype(np.float32)
 
 
 def _row_lengths(length: int, keys: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What both parties know of a private model: its architecture, and what was done to it to make it cheap."""
 
+from collections.abc import Mapping
 import dataclasses
 import json
 
@@ -8,7 +9,7 @@ from entropy_attn.private.program.squares import Squares
 
 ON_OFF = (
   "fold", "one_product", "triangle", "diagonal", "last_position", "join_heads",
-  "eliminate_ffns", "clamp", "checked",
+  "eliminate_ffns", "clamp", "checked", "one_check",
 )  # fmt: skip
 CHOICES = {
   "gelu": ("squares", "exact"),
@@ -33,6 +34,7 @@ class Transforms:
   condition_bound: float = 1e4  # an FFN stays where the basis would pass this condition number
   clamp: bool = True  # exponents below the fitted range are set to its end
   checked: bool = True  # count rows that no softmax or final LayerNorm gives: the result is then refused
+  one_check: bool = True  # all layers' rows are checked at once, with the final LayerNorm's; where there is fold
   exponential: str = "squares"  # fitted chains of squares; engine: its (1 + x/2^n)^(2^n)
   embedding: str = "selected"  # the client makes a short one-hot row and bits; one_hot: a whole row
   gelu: str = "squares"  # exact: the engine's own erf or tanh
@@ -48,9 +50,14 @@ class Transforms:
 
 STOCK = Transforms(
   embedding="one_hot", fold=False, one_product=False, triangle=False, diagonal=False,
-  last_position=False, join_heads=False, eliminate_ffns=False, clamp=False, checked=False, exponential="engine",
-  gelu="exact", softmax_ring="64", division="early",
+  last_position=False, join_heads=False, eliminate_ffns=False, clamp=False, checked=False, one_check=False,
+  exponential="engine", gelu="exact", softmax_ring="64", division="early",
 )  # fmt: skip
+
+
+def recorded(fields: Mapping) -> Transforms:
+  """Those of a record, which may be older than some of them: what it does not name was not done."""
+  return dataclasses.replace(STOCK, **fields)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ WITHOUT = {
   "diagonal": {"diagonal": True},
   "clamp": {"clamp": False},
   "checked": {"checked": False},
+  "one_check": {"one_check": False},
   "embedding=one_hot": {"embedding": "one_hot"},
   "division=late": {"division": "late"},
   "division=narrow": {"division": "narrow"},
@@ -173,7 +174,7 @@ def test_transforms_are_parsed_in_order():
 @given(
   name=st.sampled_from(list(ARCHITECTURES)),
   flags=st.dictionaries(
-    st.sampled_from(["one_product", "diagonal", "last_position", "clamp", "checked"]), st.booleans()
+    st.sampled_from(["one_product", "diagonal", "last_position", "clamp", "checked", "one_check"]), st.booleans()
   ),
 )
 def test_a_spec_survives_its_text(name, flags):
