@@ -28,6 +28,8 @@ LADDER = (
   ("exponential by squares, engine settings", "exponential=squares,clamp=on,checked=on"),
   ("softmax in a 32-bit ring", "softmax_ring=32,division=auto"),
   ("one check of all layers", "one_check=on"),
+  ("heads of several queries joined", "join_queries=on"),
+  ("scores in causal blocks", "causal_blocks=on"),
 )
 KINDS = {"stock": "stock", "ours": ""}
 # What is told of a row, and of a profile.

@@ -11,7 +11,7 @@ import numpy as np
 
 from entropy_attn.errors import UserError
 from entropy_attn.private.program import operations as f
-from entropy_attn.private.program import softmax
+from entropy_attn.private.program import joined, softmax
 from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
@@ -178,7 +178,10 @@ class _Builder:
     ring = NARROW if narrow else WIDE
     scale = 1.0 if t.fold else K**-0.5
     cut = halvings(chain) if chain else 0
-    self.add(l, "scores", softmax.Scores(t.triangle, t.join_heads, scale, cut, narrow), ("q", k), ("s",))
+    join = joined.CHEAPEST if t.join_queries else joined.ONE_QUERY
+    join = join if t.join_heads else joined.NEVER
+    scores = softmax.Scores(t.triangle, join, t.causal_blocks, scale, cut, narrow)
+    self.add(l, "scores", scores, ("q", k), ("s",))
     if not t.triangle:
       self.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
     else:
@@ -211,7 +214,7 @@ class _Builder:
       self.add(l, "reciprocal", softmax.Inverse(narrow=False), (sums,), ("r",))
     if division == "early":
       self.add(l, "division", softmax.Divided(), ("e",), ("e",))
-    self.add(l, "values", softmax.Mix(t.join_heads), ("e", v), ("a",))
+    self.add(l, "values", softmax.Mix(join), ("e", v), ("a",))
     if division == "late":  # N × K mixed values instead of N × M entries
       self.add(l, "division", softmax.DivideRows(), ("a", "r"), ("a",))
 

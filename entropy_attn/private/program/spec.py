@@ -8,8 +8,8 @@ from entropy_attn.errors import UserError, check_choice
 from entropy_attn.private.program.squares import Squares
 
 ON_OFF = (
-  "fold", "one_product", "triangle", "diagonal", "last_position", "join_heads",
-  "eliminate_ffns", "clamp", "checked", "one_check",
+  "fold", "one_product", "triangle", "diagonal", "last_position", "join_heads", "join_queries",
+  "eliminate_ffns", "clamp", "checked", "one_check", "causal_blocks",
 )  # fmt: skip
 CHOICES = {
   "gelu": ("squares", "exact"),
@@ -30,6 +30,8 @@ class Transforms:
   diagonal: bool = False  # rows are scaled by a product with a diagonal matrix: fewer bytes, far more computation
   last_position: bool = True  # the last layer's queries, and the logits, of the last position alone
   join_heads: bool = True  # one query: its heads' scores and values by one product each
+  join_queries: bool = True  # of several queries, too, as many heads at a time as costs least; where there is join_heads
+  causal_blocks: bool = True  # blocks of queries times the keys that they may see alone, where that costs less
   eliminate_ffns: bool = True  # linear FFNs go into the basis of the residual stream, where there is no norm
   condition_bound: float = 1e4  # an FFN stays where the basis would pass this condition number
   clamp: bool = True  # exponents below the fitted range are set to its end
@@ -50,8 +52,8 @@ class Transforms:
 
 STOCK = Transforms(
   embedding="one_hot", fold=False, one_product=False, triangle=False, diagonal=False,
-  last_position=False, join_heads=False, eliminate_ffns=False, clamp=False, checked=False, one_check=False,
-  exponential="engine", gelu="exact", softmax_ring="64", division="early",
+  last_position=False, join_heads=False, join_queries=False, causal_blocks=False, eliminate_ffns=False, clamp=False,
+  checked=False, one_check=False, exponential="engine", gelu="exact", softmax_ring="64", division="early",
 )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ WITHOUT = {
   "one_product": {"one_product": False},
   "last_position": {"last_position": False},
   "join_heads": {"join_heads": False},
+  "join_queries": {"join_queries": False},
+  "causal_blocks": {"causal_blocks": False},
   "diagonal": {"diagonal": True},
   "clamp": {"clamp": False},
   "checked": {"checked": False},
