@@ -1,7 +1,6 @@
 """The paper's Tables 3, 4, 7 and 8 next to what the engine's stock program and ours are predicted to take, and took."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import dataclasses
 import json
 import pathlib
 
@@ -27,6 +26,10 @@ LADDER = (
   ("GELU by squares", "gelu=squares"),
   ("exponential by squares, engine settings", "exponential=squares,clamp=on,checked=on"),
   ("softmax in a 32-bit ring", "softmax_ring=32,division=auto"),
+  ("one check of all layers", "one_check=on"),
+  ("heads of several queries joined", "join_queries=on"),
+  ("scores in causal blocks", "causal_blocks=on"),
+  ("ReLU and GELU in a 32-bit ring", "activation_ring=auto"),
 )
 KINDS = {"stock": "stock", "ours": ""}
 # What is told of a row, and of a profile.
@@ -75,6 +78,8 @@ def ladder(row: Row) -> list[dict]:
     idle.add("FFNs eliminated")
   if config.model.activation != "gelu":
     idle.add("GELU by squares")
+  if config.model.activation == "identity":
+    idle.add("ReLU and GELU in a 32-bit ring")
   text, found = "", []
   for name, change in LADDER:
     if name in idle:
@@ -106,11 +111,13 @@ def measured_runs(folders: Iterable[pathlib.Path]) -> list[dict]:
 def find_run(runs: Sequence[Mapping], row: Row, kind: str) -> dict | None:
   """The last recorded run of a row's model, of one kind, or None."""
   config = config_of(row)
-  wanted = dataclasses.asdict(spec_lib.transforms_for(config.model, KINDS[kind]))
+  wanted = spec_lib.transforms_for(config.model, KINDS[kind])
   same = [
     run
     for run in runs
-    if run["config"]["model"] == config.model.to_dict() and run["length"] == row.length and run["transforms"] == wanted
+    if run["config"]["model"] == config.model.to_dict()
+    and run["length"] == row.length
+    and spec_lib.recorded(run["transforms"]) == wanted
   ]
   return same[-1] if same else None
 

@@ -17,8 +17,9 @@ from jax.extend import core as jax_core
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.price.protocols import PLAINTEXT_BYTES, Cost, Protocols, ciphertexts
+from entropy_attn.private.price.protocols import PLAINTEXT_BYTES, Cost, Protocols
 from entropy_attn.private.program import trace
+from entropy_attn.private.program.packing import ciphertexts
 from entropy_attn.private.program.spec import Settings
 from entropy_attn.private.program.types import CLIENT, SERVER, Variable
 

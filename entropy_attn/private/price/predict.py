@@ -182,7 +182,7 @@ def of_profile(profile: Mapping) -> dict:
   config.model.update(profile["config"]["model"])
   choices = zip(profile["squares"], profile["lowest_exponents"], strict=True)
   exponentials = tuple(squares.with_squares(*choice) for choice in choices if choice[0] is not None)
-  spec = spec_lib.of_config(config.model, spec_lib.Transforms(**profile["transforms"]), exponentials)
+  spec = spec_lib.of_config(config.model, spec_lib.recorded(profile["transforms"]), exponentials)
   return predict(spec, profile["length"], threads=profile["threads"], offline=profile.get("made_ahead", False))
 
 

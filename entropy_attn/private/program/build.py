@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from entropy_attn.errors import UserError
+from entropy_attn.private.program import joined, softmax
 from entropy_attn.private.program import operations as f
-from entropy_attn.private.program import softmax
+from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
 from entropy_attn.private.program.types import (
@@ -127,7 +128,7 @@ class _Builder:
     self.spec, self.length, self.past, self.last_only = spec, length, past, last_only
     self.num_layers = len(spec.layers) if layers is None else layers
     self.inputs, self.steps, self.kept, self.products = {}, [], [], {}
-    self.bad = ()
+    self.bad, self.unchecked = (), []  # what was counted, and row sums that wait for the one check
 
   def program(self) -> Program:
     """Builds the whole; called once."""
@@ -234,24 +235,27 @@ class _Builder:
     ring = NARROW if narrow else WIDE
     scale = 1.0 if t.fold else K**-0.5
     cut = halvings(chain) if chain else 0
-    self.add(l, "scores", softmax.Scores(t.triangle, t.join_heads, scale, cut, narrow), ("q", k), ("s",))
+    join = joined.CHEAPEST if t.join_queries else joined.ONE_QUERY
+    join = join if t.join_heads else joined.NEVER
+    scores = softmax.Scores(t.triangle, join, t.causal_blocks, scale, cut, narrow)
+    self.add(l, "scores", scores, ("q", k), ("s",))
     if not t.triangle:
       self.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
     else:
-      low = chain.low * 2.0**-cut if t.clamp and chain else None
+      low = chain.low * chain.scale if t.clamp and chain else None  # its argument is scaled, too
       self.add(l, "maximum", softmax.BelowMaximum(N, M, low), ("s",), ("s",), ring)
     if chain:
       self.add(l, "exponential", softmax.ExpBySquares(chain), ("s",), ("e",), ring)
     else:
       self.add(l, "exponential", softmax.ExpByEngine(), ("s",), ("e",))
-    top = chain.top if chain else 1.0
+    top, sums = chain.top if chain else 1.0, f"{l}.sums"
     if division == "narrow":
       # Entries are divided before they leave the narrow ring, where a product costs half. Only the row sums go up and
       # come back: a reciprocal has no room in the narrow ring, and the check wants them before they are inverted.
-      self.add(l, "reciprocal", softmax.RowSums(N, M), ("e",), ("sums",), ring)
-      self._lowered(l, "reciprocal", "sums")
-      self._checked(l, M, top)
-      self.add(l, "reciprocal", softmax.Inverse(narrow=True), ("sums",), ("r",))
+      self.add(l, "reciprocal", softmax.RowSums(N, M), ("e",), (sums,), ring)
+      self._lowered(l, "reciprocal", sums)
+      self._checked(l, sums, M, top)
+      self.add(l, "reciprocal", softmax.Inverse(narrow=True), (sums,), ("r",))
       self.add(l, "division", softmax.Probabilities(N, M), ("e", "r"), ("e",), ring)
     if narrow:
       self._lowered(l, "exponential", "e")
@@ -261,13 +265,13 @@ class _Builder:
     else:
       self.add(l, "exponential", softmax.Forbid(), ("e",), ("e",))
     if division != "narrow" and (t.checked or division == "late"):
-      self.add(l, "reciprocal", softmax.Sums(), ("e",), ("sums",))
-      self._checked(l, M, top)
+      self.add(l, "reciprocal", softmax.Sums(), ("e",), (sums,))
+      self._checked(l, sums, M, top)
     if division == "late":
-      self.add(l, "reciprocal", softmax.Inverse(narrow=False), ("sums",), ("r",))
+      self.add(l, "reciprocal", softmax.Inverse(narrow=False), (sums,), ("r",))
     if division == "early":
       self.add(l, "division", softmax.Divided(), ("e",), ("e",))
-    self.add(l, "values", softmax.Mix(t.join_heads), ("e", v), ("a",))
+    self.add(l, "values", softmax.Mix(join), ("e", v), ("a",))
     if division == "late":  # N × K mixed values instead of N × M entries
       self.add(l, "division", softmax.DivideRows(), ("a", "r"), ("a",))
 
@@ -279,13 +283,23 @@ class _Builder:
     for bits in LOWERINGS:
       self.add(l, kind, softmax.Lower(bits), (name,), (name,))
 
-  def _checked(self, l: int, keys: int, top: float):
-    if self.spec.transforms.checked:
-      self._count(l, softmax.CountImpossible(keys, top), "sums")
+  def _checked(self, l: int, sums: str, keys: int, top: float):
+    t = self.spec.transforms
+    if t.checked and t.one_check and t.fold:  # without fold the head has no check that they could wait for
+      self.unchecked.append((sums, keys, top))
+    elif t.checked:
+      self._count(l, softmax.CountImpossible(keys, top), sums)
 
   def _count(self, l, operation: Operation, source: str):
-    """Adds rows that fail a check to those that failed before, in secret: the client opens their number at the end."""
-    self.add(l, "check", operation, (source, *self.bad), ("impossible",))
+    """Adds rows that fail a check to those that failed before, in secret: the client opens their number at the end.
+
+    The head's check, the last one, takes along the row sums that wait for it.
+    """
+    if self.unchecked:
+      sums, keys, tops = zip(*self.unchecked, strict=True)
+      self.add(l, "check", CountAtOnce(keys, tops), (source, *sums), ("impossible",))
+    else:
+      self.add(l, "check", operation, (source, *self.bad), ("impossible",))
     self.bad = ("impossible",)
 
   def _ffn(self, l: int, layer: LayerSpec):
@@ -313,12 +327,17 @@ class _Builder:
     self.add(l, kind, f.Cut(), (xw, *self.bias(name, biases, shape[1], layer=l)), (target,))
 
   def _activation(self, l: int, activation: str):
-    if activation == "relu":
-      self.add(l, "activation", f.Relu(), ("h",), ("h",))
-    elif activation == "gelu_squares":
-      self.add(l, "activation", f.GeluBySquares(gelu_tail()), ("h",), ("h",))
-    elif activation != "identity":
-      self.add(l, "activation", f.GeluByEngine(approximate=activation == "gelu_tanh"), ("h",), ("h",))
+    """h to act(h), in the narrow ring where it can be: into it and out of it as entries of a softmax go."""
+    cheap = {"relu": f.Relu(), "gelu_squares": f.GeluBySquares(gelu_tail())}
+    if activation not in cheap:
+      if activation != "identity":
+        self.add(l, "activation", f.GeluByEngine(approximate=activation == "gelu_tanh"), ("h",), ("h",))
+    elif self.spec.transforms.narrow_activation:
+      self.add(l, "activation", softmax.Narrowed(), ("h",), ("h",))
+      self.add(l, "activation", cheap[activation], ("h",), ("h",), NARROW)
+      self._lowered(l, "activation", "h")
+    else:
+      self.add(l, "activation", cheap[activation], ("h",), ("h",))
 
   def _norm(self, l, name: str, source: str, target: str, last: bool = False):
     prefix = "" if l is None else f"{l}."

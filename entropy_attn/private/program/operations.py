@@ -14,6 +14,7 @@ from entropy_attn.private.program.squares import Squares
 from entropy_attn.private.program.types import Operation, Product
 
 SET_UP = 128 * 128  # elements of a product of more than one ciphertext
+MEAN_SQUARE = (0.25, 4.0)  # between what that of a normalised row lies
 _EPSILON = 1e-5  # of the model's LayerNorms
 
 
@@ -236,5 +237,6 @@ class CountUnnormalised(Operation):
 
   def __call__(self, ops, y_NxD, *earlier):
     mean_N = jnp.mean(ops.square(y_NxD), axis=-1)
-    bad = jnp.sum((mean_N < 0.25).astype(jnp.int32)) + jnp.sum((mean_N > 4.0).astype(jnp.int32))
+    least, most = MEAN_SQUARE
+    bad = jnp.sum((mean_N < least).astype(jnp.int32)) + jnp.sum((mean_N > most).astype(jnp.int32))
     return bad + earlier[0] if earlier else bad

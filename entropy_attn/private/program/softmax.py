@@ -5,13 +5,16 @@ Where a step says `length` and `keys`, they are N and M, of which E alone does n
 """
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
 
+from entropy_attn.private.program import joined
 from entropy_attn.private.program.squares import Squares
 from entropy_attn.private.program.types import Operation
 
+_BLOCKS = (1, 2, 4, 8, 16)  # of queries, that are tried
 _MASKED = -30.0  # added to what a stock softmax may not see: exp of it is nothing, and fixed point holds it
 
 
@@ -21,30 +24,48 @@ class Scores(Operation):
 
   Attributes:
     triangle: whether the causal part alone is returned; else nothing is halved.
-    join: all heads of one query by one product, of a block-diagonal matrix with all keys.
+    join: which heads are multiplied by one product; see `joined.choose`.
+    blocks: whether blocks of queries are multiplied with the keys that they may see alone, where that costs less.
     narrow: whether a narrow ring reads the result.
   """
 
   triangle: bool
-  join: bool
+  join: str
+  blocks: bool
   scale: float
   halvings: int
   narrow: bool
 
   def __call__(self, ops, q_HxNxK, k_HxMxK):
-    H, N, K = q_HxNxK.shape
-    M = k_HxMxK.shape[1]
-    if self.join and N == 1:
-      blocks_HxHxK = q_HxNxK * np.eye(H, dtype=np.int32)[:, :, None]
-      keys_HKxM = jnp.swapaxes(k_HxMxK, 1, 2).reshape(H * K, M)
-      s_HxNxM = (blocks_HxHxK.reshape(H, H * K) @ keys_HKxM)[:, None]
-    else:
-      s_HxNxM = jnp.einsum("HNK,HMK->HNM", q_HxNxK, k_HxMxK)
-    if self.scale != 1.0:
-      s_HxNxM = s_HxNxM * self.scale
+    N, M = q_HxNxK.shape[1], k_HxMxK.shape[1]
     if not self.triangle:
-      return s_HxNxM
-    return ops.halve(s_HxNxM.reshape(H, N * M)[:, _causal_entries(N, M)], self.halvings, self.narrow)
+      return self._scores(q_HxNxK, k_HxMxK)
+    ends = self._ends(*q_HxNxK.shape, M)
+    parts = []
+    for start, end in itertools.pairwise((0, *ends)):
+      seen = M - N + end
+      s_HxBxM = self._scores(q_HxNxK[:, start:end], k_HxMxK[:, :seen])
+      parts.append(s_HxBxM.reshape(len(s_HxBxM), -1)[:, _causal_entries(end - start, seen)])
+    return ops.halve(jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0], self.halvings, self.narrow)
+
+  def _scores(self, q_HxBxK, k_HxMxK):
+    joining = self._joining(*q_HxBxK.shape, k_HxMxK.shape[1])
+    s_HxBxM = joined.product(q_HxBxK, jnp.swapaxes(k_HxMxK, 1, 2), joining)
+    return s_HxBxM if self.scale == 1.0 else s_HxBxM * self.scale
+
+  def _joining(self, H: int, B: int, K: int, M: int) -> joined.Joining:
+    return joined.choose(self.join, H, B, K, M, one=True)
+
+  def _ends(self, H: int, N: int, K: int, M: int) -> tuple[int, ...]:
+    """Where each block of queries ends: of 1, 2, 4, … blocks those that cost least."""
+    if not self.blocks:
+      return (N,)
+
+    def price(ends: tuple[int, ...]) -> float:
+      blocks = [(H, end - start, K, M - N + end) for start, end in itertools.pairwise((0, *ends))]
+      return sum(joined.price(self._joining(*block), *block) for block in blocks)
+
+    return min((tuple(N * (i + 1) // B for i in range(B)) for B in _BLOCKS if B <= N), key=price)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +128,14 @@ class Lower(Operation):
 
   def __call__(self, ops, x):
     return ops.lower(x, self.bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Narrowed(Operation):
+  """x, of any shape, for a narrow ring to read."""
+
+  def __call__(self, ops, x):
+    return ops.halve(x, 0, True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +217,8 @@ class CountImpossible(Operation):
   top: float
 
   def __call__(self, ops, sums_HxN, *earlier):
-    most_N = (1.1 * self.top * _row_lengths(sums_HxN.shape[1], self.keys)).astype(np.float32)
-    bad = jnp.sum((sums_HxN < 0.9 * self.top).astype(jnp.int32)) + jnp.sum((sums_HxN > most_N).astype(jnp.int32))
+    least, most_N = sum_bounds(sums_HxN.shape[1], self.keys, self.top)
+    bad = jnp.sum((sums_HxN < least).astype(jnp.int32)) + jnp.sum((sums_HxN > most_N).astype(jnp.int32))
     return bad + earlier[0] if earlier else bad
 
 
@@ -206,18 +235,14 @@ class Mix(Operation):
   """Sums of values, weighted, [H, N, K].
 
   Attributes:
-    join: all heads of one query by one product, of which each keeps its own values.
+    join: which heads are multiplied by one product; see `joined.choose`.
   """
 
-  join: bool
+  join: str
 
   def __call__(self, ops, e_HxNxM, v_HxMxK):
-    H, N, M = e_HxNxM.shape
-    if not self.join or N > 1:
-      return e_HxNxM @ v_HxMxK
-    values_MxHK = jnp.swapaxes(v_HxMxK, 0, 1).reshape(M, -1)
-    mixed_HxHxK = (e_HxNxM[:, 0] @ values_MxHK).reshape(H, H, -1)
-    return jnp.stack([mixed_HxHxK[h, h] for h in range(H)])[:, None]
+    joining = joined.choose(self.join, *e_HxNxM.shape, v_HxMxK.shape[2], one=False)
+    return joined.product(e_HxNxM, v_HxMxK, joining)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +251,15 @@ class DivideRows(Operation):
 
   def __call__(self, ops, u_HxNxK, inverse_HxN):
     return ops.scale_rows(u_HxNxK, inverse_HxN)
+
+
+def sum_bounds(length: int, keys: int, top: float) -> tuple[float, np.ndarray]:
+  """Between what a row's sum of exponentials lies: the lower bound, and the upper one of each row, [length].
+
+  Args:
+    top: the largest exponential, that of 0.
+  """
+  return 0.9 * top, (1.1 * top * _row_lengths(length, keys)).astype(np.float32)
 
 
 def _row_lengths(length: int, keys: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What both parties know of a private model: its architecture, and what was done to it to make it cheap."""
 
+from collections.abc import Mapping
 import dataclasses
 import json
 
@@ -7,13 +8,14 @@ from entropy_attn.errors import UserError, check_choice
 from entropy_attn.private.program.squares import Squares
 
 ON_OFF = (
-  "fold", "one_product", "triangle", "diagonal", "last_position", "join_heads",
-  "eliminate_ffns", "clamp", "checked",
+  "fold", "one_product", "triangle", "diagonal", "last_position", "join_heads", "join_queries",
+  "eliminate_ffns", "clamp", "checked", "one_check", "causal_blocks",
 )  # fmt: skip
 CHOICES = {
   "gelu": ("squares", "exact"),
   "exponential": ("squares", "engine"),
   "softmax_ring": ("32", "64"),
+  "activation_ring": ("auto", "32", "64"),
   "division": ("auto", "narrow", "late", "early"),
   "embedding": ("selected", "one_hot"),
 }
@@ -29,28 +31,43 @@ class Transforms:
   diagonal: bool = False  # rows are scaled by a product with a diagonal matrix: fewer bytes, far more computation
   last_position: bool = True  # the last layer's queries, and the logits, of the last position alone
   join_heads: bool = True  # one query: its heads' scores and values by one product each
+  join_queries: bool = True  # with join_heads, of several queries, too: as many heads at a time as cost least
+  causal_blocks: bool = True  # blocks of queries times the keys that they may see alone, where that costs less
   eliminate_ffns: bool = True  # linear FFNs go into the basis of the residual stream, where there is no norm
   condition_bound: float = 1e4  # an FFN stays where the basis would pass this condition number
   clamp: bool = True  # exponents below the fitted range are set to its end
   checked: bool = True  # count rows that no softmax or final LayerNorm gives: the result is then refused
+  one_check: bool = True  # all layers' rows are checked at once, with the final LayerNorm's; where there is fold
   exponential: str = "squares"  # fitted chains of squares; engine: its (1 + x/2^n)^(2^n)
   embedding: str = "selected"  # the client makes a short one-hot row and bits; one_hot: a whole row
   gelu: str = "squares"  # exact: the engine's own erf or tanh
   softmax_ring: str = "32"  # bits of the ring in which maximum and exponential are computed
+  activation_ring: str = "auto"  # of ReLU and of GELU by squares; auto: 32 where what they read has room there
   division: str = "auto"  # by row sums. narrow: there; late: of mixed values; early: as written; auto: narrow or late
 
   def exactly(self) -> "Transforms":
     """These transforms without their approximations: what a private inference is compared with."""
     return dataclasses.replace(
-      self, exponential="engine", softmax_ring="64", division="late", clamp=False, gelu="exact"
+      self, exponential="engine", softmax_ring="64", activation_ring="64", division="late", clamp=False, gelu="exact"
     )
+
+  @property
+  def narrow_activation(self) -> bool:
+    """Whether ReLU and GELU by squares are computed in the 32-bit ring; the engine's own settings have none."""
+    return self.activation_ring == "32" or (self.activation_ring == "auto" and self.exponential == "squares")
 
 
 STOCK = Transforms(
   embedding="one_hot", fold=False, one_product=False, triangle=False, diagonal=False,
-  last_position=False, join_heads=False, eliminate_ffns=False, clamp=False, checked=False, exponential="engine",
-  gelu="exact", softmax_ring="64", division="early",
+  last_position=False, join_heads=False, join_queries=False, causal_blocks=False, eliminate_ffns=False, clamp=False,
+  checked=False, one_check=False, exponential="engine", gelu="exact", softmax_ring="64", activation_ring="64",
+  division="early",
 )  # fmt: skip
+
+
+def recorded(fields: Mapping) -> Transforms:
+  """Those of a record, which may be older than some of them: what it does not name was not done."""
+  return dataclasses.replace(STOCK, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +210,8 @@ def check(t: Transforms, c) -> None:
     raise UserError("transform exponential=squares needs fold=on and triangle=on")
   if t.softmax_ring == "32" and t.exponential == "engine":
     raise UserError("transform softmax_ring=32 needs exponential=squares")
+  if t.activation_ring == "32" and t.exponential == "engine":
+    raise UserError("transform activation_ring=32 needs exponential=squares")
   if t.division == "narrow" and t.softmax_ring != "32":
     raise UserError("transform division=narrow needs softmax_ring=32: say division=late")
 

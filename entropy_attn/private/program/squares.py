@@ -19,6 +19,7 @@ LOWS = (-2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -10.0, -12.0, -14.0, -16.0)  #
 COUNTS = (2, 3, 4, 5, 6)  # of squares
 SOFTEN = 1 / 256  # of the exponential's weight, 1 / (exp x + 1/256)
 ERROR = 5e-3  # of an exponential; see `exponential`. Perplexity then moves by some 0.01 %
+_GELU_SHRINK = 1.7  # the fitted tail squares −1.6 to 2
 GELU_END = 3.5  # |x| from which GELU is relu, but for 8e-4
 
 
@@ -50,6 +51,12 @@ class Squares:
       z = square(z) + offset
     return z
 
+  def shrunk(self, factor: float) -> "Squares":
+    """The same function by a chain of smaller numbers: of z / factor, z / factor², z / factor⁴ and so on."""
+    offsets = tuple(offset * factor ** -(2.0 ** (i + 1)) for i, offset in enumerate(self.offsets))
+    gain = self.gain * factor**2.0 ** len(offsets)
+    return dataclasses.replace(self, scale=self.scale / factor, start=self.start / factor, offsets=offsets, gain=gain)
+
   def __call__(self, x):
     """The value, in the clear."""
     return self.gain * self.chain(lambda z: z * z, self.scale * x + self.start) + self.shift
@@ -76,8 +83,11 @@ def with_squares(count: int, low: float) -> Squares:
 
 
 def gelu_tail() -> Squares:
-  """x Φ(−x) on [0, GELU_END], with Φ the normal distribution: GELU is relu(x) less this of |x|."""
-  return table()["gelu_tail"][0]
+  """x Φ(−x) on [0, GELU_END], with Φ the normal distribution: GELU is relu(x) less this of |x|.
+
+  All its products are below 1, as a narrow ring wants them (`types.BELOW_ONE`).
+  """
+  return table()["gelu_tail"][0].shrunk(_GELU_SHRINK)
 
 
 @functools.cache

@@ -21,12 +21,16 @@ WITHOUT = {
   "one_product": {"one_product": False},
   "last_position": {"last_position": False},
   "join_heads": {"join_heads": False},
+  "join_queries": {"join_queries": False},
+  "causal_blocks": {"causal_blocks": False},
   "diagonal": {"diagonal": True},
   "clamp": {"clamp": False},
   "checked": {"checked": False},
+  "one_check": {"one_check": False},
   "embedding=one_hot": {"embedding": "one_hot"},
   "division=late": {"division": "late"},
   "division=narrow": {"division": "narrow"},
+  "activation_ring=64": {"activation_ring": "64"},
   "softmax_ring=64": {"softmax_ring": "64", "division": "late"},
   "exponential=engine": {"exponential": "engine", "softmax_ring": "64", "division": "late"},
   "triangle": {"exponential": "engine", "softmax_ring": "64", "division": "late", "triangle": False},
@@ -153,6 +157,7 @@ def test_a_misspelt_transform_is_named(text, message):
     ("fold=off,eliminate_ffns=off", "exponential=squares needs fold=on and triangle=on"),
     ("softmax_ring=64,division=narrow", "division=narrow needs softmax_ring=32"),
     ("exponential=engine", "softmax_ring=32 needs exponential=squares"),
+    ("exponential=engine,softmax_ring=64,activation_ring=32", "activation_ring=32 needs exponential=squares"),
   ],
 )
 def test_contradicting_transforms_are_named(text, message):
@@ -173,7 +178,7 @@ def test_transforms_are_parsed_in_order():
 @given(
   name=st.sampled_from(list(ARCHITECTURES)),
   flags=st.dictionaries(
-    st.sampled_from(["one_product", "diagonal", "last_position", "clamp", "checked"]), st.booleans()
+    st.sampled_from(["one_product", "diagonal", "last_position", "clamp", "checked", "one_check"]), st.booleans()
   ),
 )
 def test_a_spec_survives_its_text(name, flags):
