@@ -52,11 +52,12 @@ class Machine:
 
   def _run_on_integers(self, step: Step, code: bytes) -> None:
     """Runs a product, of which the engine takes all that has a point for integers."""
-    (x, matrix), (name,) = step.reads, step.writes
-    integers = f"{x} as integers"
-    self._set(integers, shares.as_integers(self.share(x)), step.ring)
-    self._execute(step.kind, (integers, matrix), step.writes, step.ring, code)
-    self.forget(integers)
+    (name,) = step.writes
+    for read in step.reads:
+      self._set(f"{read} as integers", shares.as_integers(self.share(read)), step.ring)
+    self._execute(step.kind, [f"{read} as integers" for read in step.reads], step.writes, step.ring, code)
+    for read in step.reads:
+      self.forget(f"{read} as integers")
     self._set(name, shares.as_fixed_point(self.share(name)), step.ring)
 
   @property
@@ -79,18 +80,18 @@ class Machine:
     self._set(new, share, ring)
 
   def _own(self, variable: Variable, value: np.ndarray, rank: int, owner: int):
-    """A party's share of what one party alone knows, which is all of it or nothing.
+    """A party's share of what is given without a message.
 
     Args:
       value: zeros where the party does not know it.
       rank: of the party.
-      owner: of who knows it; -1: where there is one party alone.
+      owner: of who knows it; -1: nobody, or there is one party alone.
     """
-    wide = self._rings[WIDE]
+    ring = self._rings[variable.ring]
     if not variable.whole:
-      return wide.shares(value, owner)[rank]
-    like = wide.shares(np.zeros(variable.shape, INTEGERS), owner)[rank]
-    return shares.of_numbers(value if value.dtype == np.uint64 else encoded(value), like)
+      return ring.shares(value, owner)[rank]
+    like = ring.shares(np.zeros(variable.shape, INTEGERS), owner)[rank]
+    return shares.of_numbers(value if value.dtype.kind == "u" else encoded(value), like)
 
   def _set(self, name, share, ring):
     self._rings[ring].runtime.SetVar(name, share)

@@ -1,8 +1,11 @@
-"""What two parties make before there is a prompt: products with the server's weights cost next to nothing after.
+"""What two parties make before there is a prompt, so that its products cost next to nothing after.
 
-For x W the client draws r, uniform in the ring; both compute shares of r W by the engine. Later the client sends its
-share of x less r, which tells nothing (a one-time pad), and the server multiplies the sum with its own share in the
-clear: (x − r) W + r W. So r must be used once.
+Of x W with the server's matrix: the client draws r, and both compute shares of r W by the engine. Later the client
+sends its share of x less r, and the server multiplies the sum with its own share in the clear: (x − r) W + r W. Of x y,
+both secret: random masks a and b of which each party has a share, and shares of a b. Later both open x − a and y − b,
+and x y = (x − a)(y − b) + (x − a) b + a (y − b) + a b.
+
+What is sent is uniformly random, as with a one-time pad; so each mask must be used once.
 """
 
 from collections.abc import Mapping
@@ -10,47 +13,90 @@ import dataclasses
 
 import numpy as np
 
+from entropy_attn.private.program.types import SecretProduct
+
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-  """What one party has of a product made ahead; integers of the wide ring, uint64.
+  """What one party has of a product made ahead: integers of the ring, uint64 or uint32.
 
   Attributes:
-    random: r [rows, K], at the client; None at the server.
-    product: this party's share of r W, [rows, L].
+    operands: its shares of the masks. Of a product with the server's matrix: r at the client, nothing at the server.
+    product: its share of the masks' product.
   """
 
-  random: np.ndarray | None
+  operands: tuple[np.ndarray, ...]
   product: np.ndarray
 
-  def part(self, rows: slice) -> "Mask":
-    """Some of its rows."""
-    return Mask(None if self.random is None else self.random[rows], self.product[rows])
+  def rows(self, rows: slice) -> "Mask":
+    """That of some rows, of a product with the server's matrix."""
+    return Mask(tuple(operand[rows] for operand in self.operands), self.product[rows])
 
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-  """One party's masks for inferences to come.
+  """One party's masks for one inference.
 
   Attributes:
-    rows: new tokens, of all inferences together.
-    answers: inferences.
+    rows: new tokens that it is for at most.
     masks: by the names of what the products write.
   """
 
   rows: int
-  answers: int
   masks: Mapping[str, Mask]
 
-  def fits(self, products: Mapping[str, int]) -> bool:
-    """Whether it has a mask for every product of a program.
+  def fits(self, products: Mapping[str, tuple[tuple[int, ...], ...]]) -> bool:
+    """Whether every product of a program has a mask of its size.
 
     Args:
       products: see `types.Program`.
     """
-    return all(name in self.masks and rows <= len(self.masks[name].product) for name, rows in products.items())
+    return all(name in self.masks and _fits(self.masks[name], shapes) for name, shapes in products.items())
 
+  @property
   def nbytes(self) -> int:
     """Of all arrays."""
-    arrays = [a for mask in self.masks.values() for a in (mask.random, mask.product) if a is not None]
-    return sum(array.nbytes for array in arrays)
+    return sum(array.nbytes for mask in self.masks.values() for array in (*mask.operands, mask.product))
+
+
+def _fits(mask: Mask, shapes) -> bool:
+  sizes = [operand.shape for operand in mask.operands] or [mask.product.shape[:1]]
+  return all(
+    len(size) <= len(shape) and all(n <= most for n, most in zip(shape, size, strict=False))
+    for size, shape in zip(sizes, shapes, strict=False)
+  )
+
+
+def hidden(operation: SecretProduct, mask: Mask, numbers: list[np.ndarray]) -> tuple[list[np.ndarray], Mask]:
+  """This party's shares of x − a, and so on, which it tells the other; and the part of the mask that they take."""
+  pairs = list(zip(numbers, mask.operands, strict=True))
+  if operation.pads:
+    return [_padded(x, a.shape) - a for x, a in pairs], mask
+  operands = tuple(a[_corner(x.shape)] for x, a in pairs)
+  return [x - a for x, a in zip(numbers, operands, strict=True)], Mask(operands, mask.product)
+
+
+def multiplied(operation: SecretProduct, mask: Mask, opened: list[np.ndarray], shapes, *, first: bool) -> np.ndarray:
+  """This party's share of the product of what was masked.
+
+  Args:
+    mask: the part that is used, of `hidden`.
+    opened: x − a, and so on, of both parties together.
+    shapes: of x, and so on, before they were padded.
+    first: at one of the two parties.
+  """
+  d, e = (opened * 2)[:2]
+  a, b = (mask.operands * 2)[:2]
+  total = operation.multiply(d, b) + operation.multiply(a, e)
+  if first:
+    total += operation.multiply(d, e)
+  shape = operation.shape(*shapes) if operation.pads else total.shape
+  return total[_corner(shape)] + mask.product[_corner(shape)]
+
+
+def _padded(x: np.ndarray, shape) -> np.ndarray:
+  return np.pad(x, [(0, most - n) for n, most in zip(x.shape, shape, strict=True)])
+
+
+def _corner(shape) -> tuple[slice, ...]:
+  return tuple(slice(n) for n in shape)

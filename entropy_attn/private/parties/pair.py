@@ -236,7 +236,7 @@ def _serve(
 
 
 def _material(session: Session, length: int, offline: bool, options: Mapping) -> Material | None:
-  return session.prepare(length, layers=options.get("layers")) if offline else None
+  return session.prepare(length, layers=options.get("layers"))[0] if offline else None
 
 
 def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, offline: bool, options) -> dict:

@@ -1,7 +1,10 @@
 """One of the two parties: its machine over the connection with the other."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from entropy_attn.private.parties import material
 from entropy_attn.private.parties.engine import RANKS, core
 from entropy_attn.private.parties.integers import Matrix
 from entropy_attn.private.parties.machine import Machine
@@ -37,9 +40,10 @@ class Party(Machine):
       PeerLost: where the other goes, or sends what is no share.
     """
     me = RANKS[self.role]
-    if variable.owner in RANKS:
-      stand_in = np.zeros(variable.shape, variable.dtype) if value is None else value
-      self._set(name, self._own(variable, stand_in, me, RANKS[variable.owner]), WIDE)
+    if variable.whole or variable.owner in RANKS:
+      nothing = np.zeros(variable.shape, f"uint{variable.ring}" if variable.whole else variable.dtype)
+      stand_in = nothing if value is None else value
+      self._set(name, self._own(variable, stand_in, me, RANKS.get(variable.owner, -1)), variable.ring)
     elif value is not None:  # shared by the client
       shares = self._rings[WIDE].shares(value)
       self._connection.send(f"share:{name}", packed(shares[1 - me]))
@@ -51,32 +55,65 @@ class Party(Machine):
     """Runs a product with the server's weights that was prepared: see `material`.
 
     Args:
-      mask: this party's, for these very rows.
+      mask: this party's, for these rows or more.
       matrix: the weights, at the server; None at the client.
 
     Raises:
       PeerLost: where the other goes, or sends what is no share.
     """
-    x, (name,) = step.reads[0], step.writes
-    self._bring(x, WIDE)
-    mine, key = numbers(self.share(x)), f"masked:{name}"
+    (mine,), (name,) = self._numbers(step.reads[:1], WIDE), step.writes
+    mask = mask.rows(slice(len(mine)))
     if self.role == CLIENT:
-      self._connection.send(key, (mine - mask.random).tobytes())
+      self._connection.send(f"masked:{name}", (mine - mask.operands[0]).tobytes())
       product = mask.product
     else:
-      sent = self._connection.receive(key)
-      if len(sent) != mine.nbytes:
-        raise PeerLost("it sends what is no share")
-      masked = mine + np.frombuffer(sent, np.uint64).reshape(mine.shape)
-      product = matrix.times(masked, step.operation.first, step.operation.end) + mask.product
-    like = self._rings[WIDE].shares(np.zeros(product.shape, np.float32))[RANKS[self.role]]
-    self._set(name, of_numbers(product, like), WIDE)
+      (theirs,) = self._received(name, [mine])
+      product = matrix.times(mine + theirs, step.operation.first, step.operation.end) + mask.product
+    self._set_numbers(name, product, WIDE)
+
+  def multiply(self, step: Step, mask: Mask) -> None:
+    """Runs a product of secrets that was prepared.
+
+    Args:
+      mask: this party's.
+
+    Raises:
+      PeerLost: where the other goes, or sends what is no share.
+    """
+    mine, (name,) = self._numbers(step.reads, step.ring), step.writes
+    told, used = material.hidden(step.operation, mask, mine)
+    self._connection.send(f"masked:{name}", b"".join(x.tobytes() for x in told))
+    opened = [x + y for x, y in zip(told, self._received(name, told), strict=True)]
+    shapes = [x.shape for x in mine]
+    product = material.multiplied(step.operation, used, opened, shapes, first=self.role == SERVER)
+    self._set_numbers(name, product, step.ring)
 
   def taken(self, name: str) -> np.ndarray:
-    """This party's share of a variable, which is then forgotten: integers of the wide ring, uint64."""
-    share = numbers(self.share(name))
+    """This party's share of a variable, as integers of the ring; it is then forgotten."""
+    (share,) = self._numbers([name], self._where[name])
     self.forget(name)
     return share
+
+  def _numbers(self, names: Sequence[str], ring: int) -> list[np.ndarray]:
+    for name in names:
+      self._bring(name, ring)
+    return [numbers(self.share(name), ring) for name in names]
+
+  def _received(self, name: str, like: list[np.ndarray]) -> list[np.ndarray]:
+    """The other party's part of what is opened, as many integers as this party's."""
+    sent, at, found = self._connection.receive(f"masked:{name}"), 0, []
+    if len(sent) != sum(x.nbytes for x in like):
+      raise PeerLost("it sends what is no share")
+    for x in like:
+      found.append(np.frombuffer(sent, x.dtype, x.size, at).reshape(x.shape))
+      at += x.nbytes
+    return found
+
+  def _set_numbers(self, name: str, integers: np.ndarray, ring: int) -> None:
+    like = self._rings[ring].shares(np.zeros(integers.shape, np.float32))[RANKS[self.role]]
+    if self._where.get(name, ring) != ring:
+      self.forget(name)
+    self._set(name, of_numbers(integers, like), ring)
 
   def reveal_to_client(self, name: str) -> np.ndarray | None:
     """The value of a variable, at the client; None at the server, which learns nothing.

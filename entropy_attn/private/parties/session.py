@@ -4,6 +4,7 @@ The client alone learns results, and how many rows failed the check; the server 
 architecture and the lengths of what is computed.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -20,12 +21,26 @@ from entropy_attn.private.parties.material import Mask, Material
 from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.wire import Connection
 from entropy_attn.private.parties.words import Disagreement, Ending, printable
-from entropy_attn.private.program.build import ahead, build, client_inputs, server_inputs, set_up
+from entropy_attn.private.program.ahead import ahead, part_name
+from entropy_attn.private.program.build import build, client_inputs, server_inputs, set_up
+from entropy_attn.private.program.products import CrossTerms
 from entropy_attn.private.program.spec import Settings, Spec
-from entropy_attn.private.program.types import CLIENT, SERVER, Program, Step, layer_name
+from entropy_attn.private.program.types import (
+  CLIENT,
+  SECRET,
+  SERVER,
+  SHARED,
+  Program,
+  SecretProduct,
+  Step,
+  Variable,
+  layer_name,
+)
 
 # Bytes of the engine's messages that may come before they are asked for, beside the inputs: a wide product sends many.
 _AHEAD_BYTES = 2**29
+# Who draws what is random of a program of `ahead`: of secrets each party its own share.
+_DRAWN_BY = {SERVER: (SERVER,), CLIENT: (CLIENT,), SHARED: (CLIENT,), SECRET: (SERVER, CLIENT)}
 _SHARE_BYTES = 32  # of an element of an input, at most, in shares or encrypted
 
 
@@ -81,34 +96,37 @@ class Session:
     self._machine: Party | None = None
     self._matrices: dict[str, Matrix] = {}
 
-  def prepare(self, rows: int, answers: int = 1, *, layers: int | None = None) -> Material:
-    """Makes material for inferences to come, together with the other party.
+  def prepare(self, length: int, tokens: int = 1, *, layers: int | None = None) -> list[Material]:
+    """Makes material for a prompt and the tokens after it, together with the other party: one for each inference.
 
     Args:
-      rows: new tokens, of all inferences together.
-      answers: inferences.
+      length: of the prompt.
+      tokens: inferences in all; each after the first is of one token.
       layers: the first so many alone; None: all.
 
     Raises:
-      UserError: where the programs differ.
+      UserError: where the programs differ, or for more positions than the model has.
       PeerLost: where the other party goes.
     """
-    program = ahead(self.spec, rows, answers, layers=layers)
+    program = ahead(self.spec, (length, *[1] * (tokens - 1)), layers=layers)
     codes = self._agreed(program)
-    randoms = {}
-    if self.role == CLIENT:
-      draw = lambda shape: np.frombuffer(secrets.token_bytes(8 * math.prod(shape)), np.uint64).reshape(shape)
-      randoms = {name: draw(v.shape) for name, v in program.inputs.items() if v.owner == CLIENT}
+    weights = self._weights or {}
+    random = {name: v for name, v in program.inputs.items() if name not in weights and self.role in _DRAWN_BY[v.owner]}
+    drawn = {name: _random(v) for name, v in random.items()}
     masks = {}
 
     def make():
-      for step in self._steps(program, codes, randoms if self.role == CLIENT else self._weights, None):
+      for step in self._steps(program, codes, collections.ChainMap(drawn, weights), None):
         (name,) = step.writes
-        masks[name] = Mask(randoms.get(f"r {name}"), self._machine.taken(name))
+        operands = tuple(drawn[read] for read in step.reads if read in drawn)
+        product = self._machine.taken(name)
+        if isinstance(step.operation, CrossTerms):  # of z², of which a party knows the square of its own share
+          product = operands[0] * operands[0] + product + product
+        masks[name] = Mask(operands, product)
 
     with self._before_the_prompt():
       self._guarded(make)
-    return Material(rows, answers, masks)
+    return _parts(masks, length, tokens)
 
   def run(
     self, length: int, tokens: np.ndarray | None = None, *, material: Material | None = None, **options
@@ -125,7 +143,7 @@ class Session:
       PeerLost: where the other party goes.
       check.Impossible: at the client, where the result is not to be trusted.
     """
-    program = build(self.spec, length, past=self._past, **options)
+    program = build(self.spec, length, past=self._past, prepared=material is not None, **options)
     inputs = client_inputs(self.spec, tokens) if self.role == CLIENT else self._server_inputs(length)
     if material is not None and not material.fits(program.products):
       raise UserError(f"the material is for {material.rows} tokens, not for {length}")
@@ -202,17 +220,23 @@ class Session:
       with self._recorded(layer_name(step), step.kind):
         for name in step.reads:
           if name in program.inputs and name not in given and not (prepared and program.inputs[name].whole):
-            machine.give(name, program.inputs[name], inputs.get(name) if name in inputs else None)
+            machine.give(name, program.inputs[name], inputs[name] if name in inputs else None)
             given.add(name)
         if prepared:
-          mask = material.masks[step.writes[0]].part(slice(program.products[step.writes[0]]))
-          machine.weigh(step, mask, self._matrix(step.reads[1]))
+          self._multiply(step, material.masks[step.writes[0]])
         else:
           machine.run(step, code)
       for name in set(step.reads):
         if last_read[name] == i and name in machine.names and name not in program.outputs + program.kept:
           machine.forget(name)
       yield step
+
+  def _multiply(self, step: Step, mask: Mask) -> None:
+    """Runs a product that was prepared."""
+    if isinstance(step.operation, SecretProduct):
+      self._machine.multiply(step, mask)
+    else:
+      self._machine.weigh(step, mask, self._matrix(step.reads[1]))
 
   def _matrix(self, name: str) -> Matrix | None:
     """Weights to multiply integers with, at the server."""
@@ -250,3 +274,27 @@ class Session:
     except RuntimeError:
       self.connection.raise_if_lost()
       raise
+
+
+def _random(variable: Variable) -> np.ndarray:
+  """Uniform integers of a variable's ring, from the system's source."""
+  drawn = secrets.token_bytes(math.prod(variable.shape) * variable.ring // 8)
+  return np.frombuffer(drawn, f"uint{variable.ring}").reshape(variable.shape)
+
+
+def _parts(masks: Mapping[str, Mask], length: int, tokens: int) -> list[Material]:
+  """Masks of a program of `ahead` as one material an inference."""
+  secret = {name for i in range(tokens) for name in masks if name.startswith(part_name(i, ""))}
+  total = length + tokens - 1
+  parts = []
+  for i in range(tokens):
+    new = slice(length) if i == 0 else slice(length + i - 1, length + i)
+    found = {
+      name: mask.rows(new if len(mask.product) == total else slice(i, i + 1))  # a row of each token, or of each answer
+      for name, mask in masks.items()
+      if name not in secret
+    }
+    prefix = part_name(i, "")
+    found |= {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
+    parts.append(Material(length if i == 0 else 1, found))
+  return parts

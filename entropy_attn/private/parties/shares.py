@@ -53,22 +53,20 @@ def moved(share, ring: int):
   return _share(meta.SerializeToString(), [_chunk(numbers)])
 
 
-def numbers(share) -> np.ndarray:
-  """A share in the wide ring, as integers of its shape, uint64."""
+def numbers(share, ring: int) -> np.ndarray:
+  """A share as integers of its shape, uint64 or uint32 as its ring has bits."""
   meta = _meta(share)
   raw = b"".join(_content(chunk) for chunk in share.share_chunks)
-  return np.frombuffer(raw, np.uint64).reshape(tuple(meta.shape.dims))
+  return np.frombuffer(raw, f"uint{ring}").reshape(tuple(meta.shape.dims))
 
 
 def of_numbers(numbers: np.ndarray, like):
-  """The share in the wide ring that some integers are.
+  """The share that some integers are, uint64 or uint32 as the ring has bits.
 
   Args:
-    numbers: uint64.
-    like: a share of that shape, of the same party: its meta data are taken.
+    like: a share of that ring and shape, of the same party: its meta data are taken.
   """
-  numbers = np.ascontiguousarray(numbers, np.uint64)
-  return _share(like.meta, [_chunk(numbers)])
+  return _share(like.meta, [_chunk(np.ascontiguousarray(numbers))])
 
 
 def as_integers(share):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import math
 
+import jax
+
 from entropy_attn import config as config_lib
 from entropy_attn.config import architecture_name
 from entropy_attn.errors import UserError
@@ -14,10 +16,11 @@ from entropy_attn.private.price import count, memory
 from entropy_attn.private.price import protocols as protocols_lib
 from entropy_attn.private.price.account import grouped, layers, phases
 from entropy_attn.private.price.lines import LINES, latency
+from entropy_attn.private.program import ahead as ahead_lib
 from entropy_attn.private.program import build, ops, squares, types
 from entropy_attn.private.program import spec as spec_lib
-from entropy_attn.private.program.operations import Weigh
-from entropy_attn.private.program.types import SECRET, SHARED, WIDE, Variable
+from entropy_attn.private.program.products import Mix, Scores, Weigh
+from entropy_attn.private.program.types import SECRET, SERVER, SHARED, WIDE, Variable
 
 THREADS = 2  # of each party, by which the engine's keys are counted
 _FIELDS = ("bytes", "rounds", "seconds")
@@ -56,11 +59,13 @@ def predict(
     raise UserError(f"{needed:,} tokens are more than the {spec.context_length:,} positions of this model")
   pricing = _Pricing(spec)
   inferences = [(length, past), *((1, past + length + i) for i in range(tokens - 1))]
-  found = [pricing.rows(build.build(spec, new, past=before, **options), offline) for new, before in inferences]
+  programs = [build.build(spec, new, past=before, prepared=offline, **options) for new, before in inferences]
+  found = [pricing.rows(program, offline) for program in programs]
   rings = {step.ring for step in build.build(spec, length, past=past, **options).steps}
   before = pricing.session_rows(threads, rings)
   if offline:
-    before += pricing.ahead_rows(build.ahead(spec, length + tokens - 1, tokens, layers=options.get("layers")))
+    lengths = (length, *[1] * (tokens - 1))
+    before += pricing.ahead_rows(ahead_lib.ahead(spec, lengths, layers=options.get("layers")))
   rows = before + [row for rows in found for row in rows]
   total = _total(rows)
   return {
@@ -119,7 +124,9 @@ class _Pricing:
       reads = tuple(variables[name] for name in step.reads)
       product = isinstance(step.operation, types.Product)
       if product and prepared:
-        cost, shapes = _masked(step.operation, *reads), self._counted(step, reads).shapes
+        args = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in reads]
+        shapes = jax.eval_shape(lambda *arrays, step=step: step(self._operations, *arrays), *args)
+        cost = _masked(step, reads, shapes[0].size)
       else:
         counted = self._counted(step, reads)
         cost, shapes = counted.cost, counted.shapes
@@ -140,10 +147,21 @@ class _Pricing:
     return self._known[key]
 
 
-def _masked(operation: Weigh, x: Variable, matrix: Variable) -> protocols_lib.Cost:
-  """A product that was prepared: x goes to the server under its mask, which multiplies in the clear."""
-  (M, K), L = x.shape, operation.end - operation.first
-  return protocols_lib.Cost(bytes=M * K * WIDE / 8, rounds=0.5, seconds=M * K * L / protocols_lib.MULTIPLICATIONS)
+def _masked(step: types.Step, reads: tuple[Variable, ...], results: int) -> protocols_lib.Cost:
+  """A product that was prepared: what it reads is opened under masks, and multiplied in the clear.
+
+  Args:
+    results: how many numbers it has.
+  """
+  secret = [v for v in reads if v.owner != SERVER]
+  ways = 2 if isinstance(step.operation, types.SecretProduct) else 1
+  summed = {Weigh: reads[0].shape[-1], Scores: reads[0].shape[-1], Mix: reads[-1].shape[1]}.get(type(step.operation), 1)
+  of_integers = protocols_lib.MULTIPLICATIONS["matrix" if ways == 1 else "secret"]
+  return protocols_lib.Cost(
+    bytes=ways * sum(math.prod(v.shape) for v in secret) * step.ring / 8,
+    rounds=0.5,
+    seconds=results * summed / of_integers,
+  )
 
 
 def of_config(config, transforms: spec_lib.Transforms, length: int | None = None, **options) -> dict:

@@ -18,7 +18,9 @@ import numpy as np
 
 from entropy_attn.private.program.packing import SLOTS, ciphertexts
 
-MULTIPLICATIONS = 3e9  # a second, of integers of the wide ring in the clear, by two cores (`parties.integers`)
+# A second, of integers in the clear on two cores: with a matrix of the server's (`parties.integers`), and of what both
+# opened under masks, three times (`parties.material`).
+MULTIPLICATIONS = {"matrix": 3e9, "secret": 2e8}
 PLAINTEXT_BYTES = 196_608  # of one that is to be multiplied: SLOTS coefficients by three primes
 DIRECT = 2 * SLOTS  # from so many elements a product is made at once, not of stored random triples
 MATRIX_PARTS = ("queries", "answers", "pieces", "rotations")

@@ -5,14 +5,14 @@ E entries of the causal part of N × M, V vocabulary, W one-hot width, B bits.
 """
 
 from collections.abc import Iterable, Mapping
-import dataclasses
 import math
 
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.program import joined, softmax
 from entropy_attn.private.program import operations as f
+from entropy_attn.private.program import products, softmax
+from entropy_attn.private.program.attend import append_softmax
 from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
@@ -25,59 +25,40 @@ from entropy_attn.private.program.types import (
   SHARED,
   WIDE,
   Operation,
+  Product,
   Program,
   Step,
   Variable,
 )
-from entropy_attn.private.program.weights import SELECTED, halvings
+from entropy_attn.private.program.weights import SELECTED
 
-_NARROW_KEYS = 2.5  # a head width: with more, dividing their probabilities costs more than dividing mixed values
 _PLAINTEXT_BYTES = 8e9  # of a private matrix, encoded as the engine multiplies it
 
 
 def build(
-  spec: Spec, length: int, *, past: int = 0, every_position: bool = False, layers: int | None = None
+  spec: Spec,
+  length: int,
+  *,
+  past: int = 0,
+  every_position: bool = False,
+  layers: int | None = None,
+  prepared: bool = False,
 ) -> Program:
   """The program for `length` new positions after `past` cached ones; its outputs are logits [1, V].
 
   Args:
     every_position: logits [N, V] of all new positions, as perplexity needs, and not of the last alone.
     layers: the first so many alone; None: all.
+    prepared: whether squares and divisions are products, too, of which most can be done before (`ahead`); the engine by
+      itself has cheaper ones.
 
   Raises:
     UserError: for more positions than the model has.
   """
   if past + length > spec.context_length:
     raise UserError(f"{past + length} tokens are more than the {spec.context_length} positions of this model")
-  return _Builder(spec, length, past, spec.transforms.last_position and not every_position, layers).program()
-
-
-def ahead(spec: Spec, rows: int, answers: int, *, layers: int | None = None) -> Program:
-  """What is made of all products with the server's weights before there is a prompt.
-
-  Its inputs "r NAME" are the client's masks for the products that `build` names NAME, which it keeps.
-
-  Args:
-    rows: new tokens, of all inferences together.
-    answers: inferences: what is computed of the last position alone, once in each.
-    layers: the first so many alone; None: all.
-  """
-  of_two = build(spec, 2, layers=layers).products  # with two tokens one sees what is of the last alone
-  whole = build(spec, min(max(rows, 2), spec.context_length), layers=layers)
-  inputs, steps = {}, []
-  for step in whole.steps:
-    if step.writes[0] not in of_two:
-      continue
-    (name,), (_, matrix) = step.writes, step.reads
-    count = answers if of_two[name] == 1 else rows
-    inputs |= {f"r {name}": Variable((count, whole.inputs[matrix].shape[0]), CLIENT, whole=True)}
-    inputs[matrix] = whole.inputs[matrix]
-    K, L = inputs[matrix].shape
-    at_a_time = {"row_block": _share(count, K * L), "column_block": _share(L, K * count)}
-    blocks = {block: size for block, size in at_a_time.items() if getattr(step.operation, block) is not None}
-    operation = dataclasses.replace(step.operation, **blocks)
-    steps.append(dataclasses.replace(step, operation=operation, reads=(f"r {name}", matrix)))
-  return Program(inputs, tuple(steps), (), tuple(step.writes[0] for step in steps))
+  last_only = spec.transforms.last_position and not every_position
+  return Builder(spec, length, past, last_only, layers, prepared).program()
 
 
 def set_up(threads: int, rings: Iterable[int]) -> Program:
@@ -121,11 +102,11 @@ def server_inputs(weights: Mapping[str, np.ndarray], length: int, past: int = 0)
   return {**weights, "positions": weights["positions"][new], **sliced}
 
 
-class _Builder:
-  """Collects a program's steps and inputs, layer by layer."""
+class Builder:
+  """Collects a program's steps and inputs, layer by layer. Its arguments are those of `build`."""
 
-  def __init__(self, spec: Spec, length: int, past: int, last_only: bool, layers: int | None):
-    self.spec, self.length, self.past, self.last_only = spec, length, past, last_only
+  def __init__(self, spec: Spec, length: int, past: int, last_only: bool, layers: int | None, prepared: bool):
+    self.spec, self.length, self.past, self.last_only, self.prepared = spec, length, past, last_only, prepared
     self.num_layers = len(spec.layers) if layers is None else layers
     self.inputs, self.steps, self.kept, self.products = {}, [], [], {}
     self.bad, self.unchecked = (), []  # what was counted, and row sums that wait for the one check
@@ -161,9 +142,14 @@ class _Builder:
   def weigh(self, layer, kind: str, x: str, matrix: str, rows: int, first: int = 0, end: int | None = None, **blocks):
     """Appends a product of `rows` rows of x with a matrix, or some of its columns; returns its name, uncut."""
     name = f"x {matrix}" if end is None else f"x {matrix} {first}"
-    self.products[name] = rows
-    end = self.inputs[matrix].shape[1] if end is None else end
-    self.add(layer, kind, f.Weigh(first, end, **blocks), (x, matrix), (name,))
+    K, L = self.inputs[matrix].shape
+    operation = products.Weigh(first, L if end is None else end, **blocks)
+    return self.product(layer, kind, operation, (x, matrix), ((rows, K), (K, L)), name)
+
+  def product(self, layer, kind: str, operation: Product, reads, shapes, name: str, ring: int = WIDE) -> str:
+    """Appends a product of variables of some shapes; returns its name, uncut."""
+    self.products[name] = shapes
+    self.add(layer, kind, operation, reads, (name,), ring)
     return name
 
   def _embed(self):
@@ -174,7 +160,7 @@ class _Builder:
     W = math.ceil(s.vocab_size / parts)
     self.inputs["one_hot"] = Variable((N, W), CLIENT, "int32")
     table = self.matrix("table", W, parts * D)
-    xw = self.weigh(None, "embedding", "one_hot", table, N, row_block=_share(N, s.vocab_size * D))
+    xw = self.weigh(None, "embedding", "one_hot", table, N, row_block=share(N, s.vocab_size * D))
     if selected:
       self.inputs["selected"] = Variable((int(math.log2(SELECTED)), N, 1), SHARED)
       self.add(None, "embedding", f.Select(), (xw, "selected", positions), ("x",))
@@ -189,9 +175,9 @@ class _Builder:
       self._norm(l, "ln_attn", "x", "h")
     k, v = f"{l}.k", f"{l}.v"
     new = ("k", "v") if self.past else (k, v)
-    products = self._queries_keys_values(l, "h" if s.norm else "x", last)
+    parts = self._queries_keys_values(l, "h" if s.norm else "x", last)
     bias = self.bias("qkv", layer.biases, 3 * D, layer=l)
-    self.add(l, "projection", f.QueriesKeysValues(H, len(products)), (*products, *bias), ("q", *new))
+    self.add(l, "projection", f.QueriesKeysValues(H, len(parts)), (*parts, *bias), ("q", *new))
     for whole, part in zip((k, v), new, strict=True):
       if self.past:
         self.inputs[f"past.{whole}"] = Variable((H, self.past, K), SECRET)
@@ -201,7 +187,7 @@ class _Builder:
       inverse = self.weight(f"{l}.inverse_temperature", H, N)
       self.add(l, "temperature", f.Cool(), ("q", inverse), ("q",))
     queries = 1 if last else N
-    self._softmax(l, layer, k, v, queries, M)
+    append_softmax(self, l, layer, k, v, queries, M)
     self.add(l, "projection", f.Merge(), ("a",), ("a",))
     xw = self.weigh(l, "projection", "a", self.matrix(f"{l}.o", D, D), queries)
     self.add(l, "projection", f.Attended(), ("x", xw, *self.bias("o", layer.biases, D, layer=l)), ("x",))
@@ -219,63 +205,7 @@ class _Builder:
     columns = [(one, 0, D), (source, D, 3 * D)] if joined else [(one, 0, D), (source, D, 2 * D), (source, 2 * D, 3 * D)]
     return [self.weigh(l, "projection", x, matrix, 1 if x == "last" else N, first, end) for x, first, end in columns]
 
-  def _softmax(self, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int):
-    """q, k and v to the mixed values "a" of N queries and M keys.
-
-    Entries are cheapest to compare, square and multiply in the narrow ring, which holds no more than they need. A wide
-    share becomes a narrow one by its lower half, without a message; what makes the entries leaves their point where
-    the narrow ring has it. The way back is a narrow share in the upper half of a wide one, where its overflow falls
-    off, and from there down to the wide point (`_lowered`).
-    """
-    t, K, chain = self.spec.transforms, self.spec.d_model // self.spec.num_heads, layer.exponential
-    narrow = t.softmax_ring == "32"
-    division = t.division
-    if division == "auto":
-      division = "narrow" if narrow and M <= _NARROW_KEYS * K else "late"
-    ring = NARROW if narrow else WIDE
-    scale = 1.0 if t.fold else K**-0.5
-    cut = halvings(chain) if chain else 0
-    join = joined.CHEAPEST if t.join_queries else joined.ONE_QUERY
-    join = join if t.join_heads else joined.NEVER
-    scores = softmax.Scores(t.triangle, join, t.causal_blocks, scale, cut, narrow)
-    self.add(l, "scores", scores, ("q", k), ("s",))
-    if not t.triangle:
-      self.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
-    else:
-      low = chain.low * chain.scale if t.clamp and chain else None  # its argument is scaled, too
-      self.add(l, "maximum", softmax.BelowMaximum(N, M, low), ("s",), ("s",), ring)
-    if chain:
-      self.add(l, "exponential", softmax.ExpBySquares(chain), ("s",), ("e",), ring)
-    else:
-      self.add(l, "exponential", softmax.ExpByEngine(), ("s",), ("e",))
-    top, sums = chain.top if chain else 1.0, f"{l}.sums"
-    if division == "narrow":
-      # Entries are divided before they leave the narrow ring, where a product costs half. Only the row sums go up and
-      # come back: a reciprocal has no room in the narrow ring, and the check wants them before they are inverted.
-      self.add(l, "reciprocal", softmax.RowSums(N, M), ("e",), (sums,), ring)
-      self._lowered(l, "reciprocal", sums)
-      self._checked(l, sums, M, top)
-      self.add(l, "reciprocal", softmax.Inverse(narrow=True), (sums,), ("r",))
-      self.add(l, "division", softmax.Probabilities(N, M), ("e", "r"), ("e",), ring)
-    if narrow:
-      self._lowered(l, "exponential", "e")
-    # Only now the zeros: they are free to add, but would have been compared, squared and lowered with the rest.
-    if t.triangle:
-      self.add(l, "exponential", softmax.Fill(N, M), ("e",), ("e",))
-    else:
-      self.add(l, "exponential", softmax.Forbid(), ("e",), ("e",))
-    if division != "narrow" and (t.checked or division == "late"):
-      self.add(l, "reciprocal", softmax.Sums(), ("e",), (sums,))
-      self._checked(l, sums, M, top)
-    if division == "late":
-      self.add(l, "reciprocal", softmax.Inverse(narrow=False), (sums,), ("r",))
-    if division == "early":
-      self.add(l, "division", softmax.Divided(), ("e",), ("e",))
-    self.add(l, "values", softmax.Mix(join), ("e", v), ("a",))
-    if division == "late":  # N × K mixed values instead of N × M entries
-      self.add(l, "division", softmax.DivideRows(), ("a", "r"), ("a",))
-
-  def _lowered(self, l: int, kind: str, name: str):
+  def lowered(self, l: int, kind: str, name: str):
     """Brings what a narrow ring computed from the upper half of the wide one, 2^29 too large for its point, down to it.
 
     By two products: the engine takes a constant as small as 2^−29 for something else (see LOWERINGS).
@@ -283,7 +213,8 @@ class _Builder:
     for bits in LOWERINGS:
       self.add(l, kind, softmax.Lower(bits), (name,), (name,))
 
-  def _checked(self, l: int, sums: str, keys: int, top: float):
+  def checked(self, l: int, sums: str, keys: int, top: float):
+    """Has row sums of a softmax checked, now or before the head."""
     t = self.spec.transforms
     if t.checked and t.one_check and t.fold:  # without fold the head has no check that they could wait for
       self.unchecked.append((sums, keys, top))
@@ -335,7 +266,7 @@ class _Builder:
     elif self.spec.transforms.narrow_activation:
       self.add(l, "activation", softmax.Narrowed(), ("h",), ("h",))
       self.add(l, "activation", cheap[activation], ("h",), ("h",), NARROW)
-      self._lowered(l, "activation", "h")
+      self.lowered(l, "activation", "h")
     else:
       self.add(l, "activation", cheap[activation], ("h",), ("h",))
 
@@ -356,10 +287,10 @@ class _Builder:
     self._norm(None, "ln_f", "x", "h")
     if s.transforms.checked and s.transforms.fold:
       self._count(None, f.CountUnnormalised(), "h")
-    columns = _share(s.vocab_size, D * rows)
+    columns = share(s.vocab_size, D * rows)
     self._linear(None, "vocabulary", "head", s.head_biases, "h", "logits", rows, D, s.vocab_size, column_block=columns)
 
 
-def _share(whole: int, products_each: int) -> int:
+def share(whole: int, products_each: int) -> int:
   """How much of a matrix product of a private matrix to do at a time, so that its plaintexts fit the memory."""
   return min(whole, max(1, int(_PLAINTEXT_BYTES / (products_each / 8192 * 196_608))))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program.squares import Squares
-from entropy_attn.private.program.types import Operation, Product
+from entropy_attn.private.program.types import WIDE, Operation
 
 SET_UP = 128 * 128  # elements of a product of more than one ciphertext
 MEAN_SQUARE = (0.25, 4.0)  # between what that of a normalised row lies
@@ -34,32 +34,6 @@ class SetUp(Operation):
     some = jnp.sum(ops.square(jnp.maximum(ones_N[: self.used], 0.5))) + jnp.sum(ones_N[:2] * ones_N[2:4])
     square = ones_N[:SET_UP].reshape(128, 128)
     return some + jnp.sum(square @ square) if self.products else some
-
-
-@dataclasses.dataclass(frozen=True)
-class Weigh(Product):
-  """x W of x [N, K], or some columns of W alone.
-
-  Attributes:
-    first, end: of the columns.
-    row_block: rows of x at a time; None: all. The server's memory grows with them, the bytes do not.
-    column_block: columns at a time, likewise.
-  """
-
-  first: int
-  end: int
-  row_block: int | None = None
-  column_block: int | None = None
-
-  def __call__(self, ops, x_NxK, kernel):
-    N, width = len(x_NxK), self.end - self.first
-    rows, columns = self.row_block or N, self.column_block or width
-    starts = range(self.first, self.end, columns)
-    parts = [
-      jnp.concatenate([x_NxK[i : i + rows] @ kernel[:, j : min(j + columns, self.end)] for j in starts], axis=1)
-      for i in range(0, N, rows)
-    ]
-    return jnp.concatenate(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +85,16 @@ class LastRow(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class Cut(Operation):
-  """x W + b, with or without a bias, of an uncut x W."""
+  """An uncut product, cut back to its point, and a bias where there is one.
+
+  Attributes:
+    ring: that it is in.
+  """
+
+  ring: int = WIDE
 
   def __call__(self, ops, xw, *bias):
-    y = ops.cut(xw)
+    y = ops.cut(xw, self.ring)
     return y + bias[0] if bias else y
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program.spec import Settings, Spec
-from entropy_attn.private.program.types import BELOW_ONE, FRACTION, NARROWING, WIDE, Program, Step
+from entropy_attn.private.program.types import BELOW_ONE, FRACTION, NARROW, NARROWING, WIDE, Program, Step
 
 
 class Plain:
@@ -31,8 +31,11 @@ class Plain:
   def square(self, z):
     return jnp.square(z)
 
-  def cut(self, x):
+  def cut(self, x, ring=WIDE):
     return x
+
+  def cut_square(self, zz):
+    return zz
 
   def lower(self, x, bits):
     return x
@@ -64,8 +67,14 @@ class Engine:
   def square(self, z):
     return jnp.exp(z + z - 2.0) if self._one_square else z * z
 
-  def cut(self, x):
-    return x * 2.0 ** -FRACTION[WIDE]
+  def cut(self, x, ring=WIDE):
+    # As a matrix product: a number times a constant so small is cut by twice the bits, after it was made larger by
+    # them, and has no room for that.
+    pairs = jnp.concatenate([x.reshape(-1), jnp.zeros(x.size % 2, x.dtype)]).reshape(-1, 2)
+    return (pairs @ (np.eye(2, dtype=np.float32) * 2.0 ** -FRACTION[ring])).reshape(-1)[: x.size].reshape(x.shape)
+
+  def cut_square(self, zz):
+    return self.cut(zz - 0.5 * 2.0 ** FRACTION[NARROW], NARROW) + 0.5
 
   def lower(self, x, bits):
     return x * 2.0**-bits

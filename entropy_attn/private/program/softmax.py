@@ -1,71 +1,37 @@
 """The steps of a private causal softmax, from queries and keys to weighted sums of values.
 
 Letters in array names: N queries, M keys (past and new), H heads, K head width, E entries of the causal part of N × M.
-Where a step says `length` and `keys`, they are N and M, of which E alone does not tell.
+Where a step says `length` and `keys`, they are N and M.
 """
 
 import dataclasses
-import itertools
 
 import jax.numpy as jnp
 import numpy as np
 
-from entropy_attn.private.program import joined
+from entropy_attn.private.program import causal
 from entropy_attn.private.program.squares import Squares
 from entropy_attn.private.program.types import Operation
 
-_BLOCKS = (1, 2, 4, 8, 16)  # of queries, that are tried
 _MASKED = -30.0  # added to what a stock softmax may not see: exp of it is nothing, and fixed point holds it
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores(Operation):
-  """q kᵀ times scale and 2^−halvings: [H, N, M], or its causal part [H, E] alone.
+class CutScores(Operation):
+  """Scores of an uncut q kᵀ of any shape, times scale and 2^−halvings.
 
   Attributes:
-    triangle: whether the causal part alone is returned; else nothing is halved.
-    join: which heads are multiplied by one product; see `joined.choose`.
-    blocks: whether blocks of queries are multiplied with the keys that they may see alone, where that costs less.
     narrow: whether a narrow ring reads the result.
   """
 
-  triangle: bool
-  join: str
-  blocks: bool
   scale: float
   halvings: int
   narrow: bool
 
-  def __call__(self, ops, q_HxNxK, k_HxMxK):
-    N, M = q_HxNxK.shape[1], k_HxMxK.shape[1]
-    if not self.triangle:
-      return self._scores(q_HxNxK, k_HxMxK)
-    ends = self._ends(*q_HxNxK.shape, M)
-    parts = []
-    for start, end in itertools.pairwise((0, *ends)):
-      seen = M - N + end
-      s_HxBxM = self._scores(q_HxNxK[:, start:end], k_HxMxK[:, :seen])
-      parts.append(s_HxBxM.reshape(len(s_HxBxM), -1)[:, _causal_entries(end - start, seen)])
-    return ops.halve(jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0], self.halvings, self.narrow)
-
-  def _scores(self, q_HxBxK, k_HxMxK):
-    joining = self._joining(*q_HxBxK.shape, k_HxMxK.shape[1])
-    s_HxBxM = joined.product(q_HxBxK, jnp.swapaxes(k_HxMxK, 1, 2), joining)
-    return s_HxBxM if self.scale == 1.0 else s_HxBxM * self.scale
-
-  def _joining(self, H: int, B: int, K: int, M: int) -> joined.Joining:
-    return joined.choose(self.join, H, B, K, M, one=True)
-
-  def _ends(self, H: int, N: int, K: int, M: int) -> tuple[int, ...]:
-    """Where each block of queries ends: of 1, 2, 4, … blocks those that cost least."""
-    if not self.blocks:
-      return (N,)
-
-    def price(ends: tuple[int, ...]) -> float:
-      blocks = [(H, end - start, K, M - N + end) for start, end in itertools.pairwise((0, *ends))]
-      return sum(joined.price(self._joining(*block), *block) for block in blocks)
-
-    return min((tuple(N * (i + 1) // B for i in range(B)) for B in _BLOCKS if B <= N), key=price)
+  def __call__(self, ops, s):
+    s = ops.cut(s)
+    s = s if self.scale == 1.0 else s * self.scale
+    return ops.halve(s, self.halvings, self.narrow)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +47,7 @@ class BelowMaximum(Operation):
   low: float | None
 
   def __call__(self, ops, s_HxE):
-    lengths_N = _row_lengths(self.length, self.keys)
+    lengths_N = causal.row_lengths(self.length, self.keys)
     y_HxE = s_HxE - _segment_max(s_HxE, lengths_N)[:, np.repeat(np.arange(self.length), lengths_N)]
     return y_HxE if self.low is None else jnp.maximum(y_HxE, self.low)
 
@@ -94,7 +60,7 @@ class MaskedBelowMaximum(Operation):
   """All entries [H, N, M] less the maximum of their row, those that causality forbids far below."""
 
   def __call__(self, ops, s_HxNxM):
-    allowed_NxM = _allowed(*s_HxNxM.shape[1:])
+    allowed_NxM = causal.allowed(*s_HxNxM.shape[1:])
     s_HxNxM = s_HxNxM + np.where(allowed_NxM, 0.0, _MASKED).astype(np.float32)
     return s_HxNxM - jnp.max(s_HxNxM, axis=-1, keepdims=True)
 
@@ -110,6 +76,33 @@ class ExpBySquares(Operation):
 
   def cost_key(self):
     return type(self), len(self.exponential.offsets)  # additions of constants are free
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift(Operation):
+  """y plus a constant."""
+
+  by: float
+
+  def __call__(self, ops, y):
+    return y + self.by
+
+  def cost_key(self):
+    return type(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutSquare(Operation):
+  """One link of a chain of squares, z² + offset, of an uncut z² below 1.5."""
+
+  offset: float
+
+  def __call__(self, ops, zz):
+    # A cut takes what is between −1 and 1 alone in the narrow ring (types.BELOW_ONE).
+    return ops.cut_square(zz) + self.offset
+
+  def cost_key(self):
+    return type(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +135,10 @@ class Narrowed(Operation):
 class Fill(Operation):
   """[H, N, M] of the causal entries [H, E], and 0 elsewhere."""
 
-  length: int
   keys: int
 
   def __call__(self, ops, e_HxE):
-    entries_E = _causal_entries(self.length, self.keys)
-    back = np.full(self.length * self.keys, len(entries_E))  # where nothing is allowed: a zero put behind the entries
-    back[entries_E] = np.arange(len(entries_E))
-    e_HxE = jnp.concatenate([e_HxE, jnp.zeros((len(e_HxE), 1), e_HxE.dtype)], axis=1)
-    return e_HxE[:, back].reshape(len(e_HxE), self.length, self.keys)
+    return causal.filled(e_HxE, self.keys, jnp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,18 +146,18 @@ class Forbid(Operation):
   """[H, N, M] with 0 where causality forbids."""
 
   def __call__(self, ops, e_HxNxM):
-    return e_HxNxM * _allowed(*e_HxNxM.shape[1:]).astype(np.int32)  # as booleans the engine refuses large constants
+    allowed_NxM = causal.allowed(*e_HxNxM.shape[1:]).astype(np.int32)  # as booleans the engine refuses large constants
+    return e_HxNxM * allowed_NxM
 
 
 @dataclasses.dataclass(frozen=True)
 class RowSums(Operation):
   """The sums [H, N] of rows of causal entries [H, E]."""
 
-  length: int
   keys: int
 
   def __call__(self, ops, e_HxE):
-    return jnp.sum(Fill(self.length, self.keys)(ops, e_HxE), axis=-1)
+    return jnp.sum(causal.filled(e_HxE, self.keys, jnp), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +186,8 @@ class Inverse(Operation):
 class Probabilities(Operation):
   """Causal entries [H, E] times the inverse sum of their row."""
 
-  length: int
-  keys: int
-
   def __call__(self, ops, e_HxE, inverse_HxN):
-    return e_HxE * inverse_HxN[:, np.repeat(np.arange(self.length), _row_lengths(self.length, self.keys))]
+    return e_HxE * causal.spread(inverse_HxN, e_HxE.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,21 +216,6 @@ class Divided(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mix(Operation):
-  """Sums of values, weighted, [H, N, K].
-
-  Attributes:
-    join: which heads are multiplied by one product; see `joined.choose`.
-  """
-
-  join: str
-
-  def __call__(self, ops, e_HxNxM, v_HxMxK):
-    joining = joined.choose(self.join, *e_HxNxM.shape, v_HxMxK.shape[2], one=False)
-    return joined.product(e_HxNxM, v_HxMxK, joining)
-
-
-@dataclasses.dataclass(frozen=True)
 class DivideRows(Operation):
   """Each row of [H, N, K] times its factor [H, N]."""
 
@@ -259,22 +229,7 @@ def sum_bounds(length: int, keys: int, top: float) -> tuple[float, np.ndarray]:
   Args:
     top: the largest exponential, that of 0.
   """
-  return 0.9 * top, (1.1 * top * _row_lengths(length, keys)).astype(np.float32)
-
-
-def _row_lengths(length: int, keys: int) -> np.ndarray:
-  """How many keys each of the last `length` of `keys` positions may attend to, [length]."""
-  return np.arange(keys - length + 1, keys + 1)
-
-
-def _allowed(length: int, keys: int) -> np.ndarray:
-  """Where each of the last `length` of `keys` positions may look: booleans [length, keys]."""
-  return _row_lengths(length, keys)[:, None] > np.arange(keys)
-
-
-def _causal_entries(length: int, keys: int) -> np.ndarray:
-  """Where the causal entries lie in a flattened [length, keys]: indices [E]."""
-  return np.flatnonzero(_allowed(length, keys))
+  return 0.9 * top, (1.1 * top * causal.row_lengths(length, keys)).astype(np.float32)
 
 
 def _segment_max(s_HxE, lengths_N):

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Protocol
 
 import jax
+import numpy as np
 
 # Who knows a variable: nobody (it is a result, in shares), one party, or the client that makes shares of it.
 SECRET, SERVER, CLIENT, SHARED = "secret", "server", "client", "shared by the client"
@@ -30,8 +31,11 @@ class Ops(Protocol):
   def square(self, z: jax.Array) -> jax.Array:
     """z² of any shape, by the cheapest protocol."""
 
-  def cut(self, x: jax.Array) -> jax.Array:
+  def cut(self, x: jax.Array, ring: int = WIDE) -> jax.Array:
     """A `Product` of two numbers with a point, cut back to one."""
+
+  def cut_square(self, zz: jax.Array) -> jax.Array:
+    """The same in the narrow ring of a square below 1.5, which may pass what `cut` takes there."""
 
   def lower(self, x: jax.Array, bits: int) -> jax.Array:
     """2^−bits x, where x came from a narrow ring into the upper half of a wide one."""
@@ -73,11 +77,29 @@ class Function(Operation):
 
 
 class Product(Operation):
-  """x W of a secret x and a matrix that the server alone knows, on the integers of the wide ring.
+  """A product on the integers of a ring, linear in each of the two arrays that it reads, or the square of one.
 
-  Nothing is cut off: where both have a point, `Ops.cut` follows. So it is linear in x, to the bit, and nearly all of
-  its work can be done before there is an x (`build.ahead`).
+  Nothing is cut off: where both have a point, `Ops.cut` follows. So it is linear to the bit, and nearly all of its work
+  can be done before there are numbers (`ahead`). The second array is a matrix that the server alone knows.
   """
+
+
+class SecretProduct(Product):
+  """A product of what nobody knows.
+
+  Attributes:
+    pads: whether of shorter arrays than were prepared the rest is zeros; else a part of what was prepared is theirs.
+  """
+
+  pads = False
+
+  @abc.abstractmethod
+  def multiply(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The same of unsigned integers, modulo 2^bits; of a square x = y or not, so that it is linear in each."""
+
+  def shape(self, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
+    """The result's, of the arrays'; asked for where it pads."""
+    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +109,16 @@ class Variable:
   Attributes:
     owner: SERVER or CLIENT, who alone knows it; SHARED: the client, who makes shares of it; SECRET: nobody.
     dtype: its NumPy name.
-    whole: whether parties are given it as integers of the wide ring, for a `Product`.
+    whole: whether it is given as integers of a ring, for a `Product`: what the server or the client knows; SHARED: a
+      share that the client has, the server has nothing; SECRET: a share that each party has. No message makes them.
+    ring: of these integers.
   """
 
   shape: tuple[int, ...]
   owner: str
   dtype: str = "float32"
   whole: bool = False
+  ring: int = WIDE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +154,14 @@ class Program:
     inputs: variables that exist before, by name: weights, tokens, and caches of earlier positions.
     outputs: names of what the client learns.
     kept: names of what a next program takes: the caches, or what was made ahead.
-    products: rows of x of each `Product`, by the name of what it writes.
+    products: the shapes of what each `Product` reads, by the name of what it writes.
   """
 
   inputs: Mapping[str, Variable]
   steps: tuple[Step, ...]
   outputs: tuple[str, ...]
   kept: tuple[str, ...]
-  products: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  products: Mapping[str, tuple[tuple[int, ...], ...]] = dataclasses.field(default_factory=dict)
 
 
 def layer_name(step: Step) -> str:
