@@ -79,7 +79,7 @@ def profile(
     "d_model": c.d_model,
     "vocab_size": c.vocab_size,
     "length": length,
-    "transforms": dataclasses.asdict(transforms),
+    "transforms": dataclasses.asdict(private.spec.transforms),
     "squares": [len(exponential.offsets) if exponential else None for exponential in exponentials],
     "lowest_exponents": [exponential.low if exponential else None for exponential in exponentials],
     "kept_ffns": list(private.kept_ffns),

@@ -1,7 +1,6 @@
 """The paper's Tables 3, 4, 7 and 8 next to what the engine's stock program and ours are predicted to take, and took."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import dataclasses
 import json
 import pathlib
 
@@ -30,6 +29,7 @@ LADDER = (
   ("one check of all layers", "one_check=on"),
   ("heads of several queries joined", "join_queries=on"),
   ("scores in causal blocks", "causal_blocks=on"),
+  ("ReLU and GELU in a 32-bit ring", "activation_ring=auto"),
 )
 KINDS = {"stock": "stock", "ours": ""}
 # What is told of a row, and of a profile.
@@ -78,6 +78,8 @@ def ladder(row: Row) -> list[dict]:
     idle.add("FFNs eliminated")
   if config.model.activation != "gelu":
     idle.add("GELU by squares")
+  if config.model.activation == "identity":
+    idle.add("ReLU and GELU in a 32-bit ring")
   text, found = "", []
   for name, change in LADDER:
     if name in idle:

@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.program import operations as f
 from entropy_attn.private.program import joined, softmax
+from entropy_attn.private.program import operations as f
 from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
@@ -266,12 +266,17 @@ class _Builder:
     self.add(l, "ffn", f.AddResidual(layer.scaled), ("x", "h", *factors), ("x",))
 
   def _activation(self, l: int, activation: str):
-    if activation == "relu":
-      self.add(l, "activation", f.Relu(), ("h",), ("h",))
-    elif activation == "gelu_squares":
-      self.add(l, "activation", f.GeluBySquares(gelu_tail()), ("h",), ("h",))
-    elif activation != "identity":
-      self.add(l, "activation", f.GeluByEngine(approximate=activation == "gelu_tanh"), ("h",), ("h",))
+    """h to act(h), in the narrow ring where it can be: into it and out of it as entries of a softmax go."""
+    cheap = {"relu": f.Relu(), "gelu_squares": f.GeluBySquares(gelu_tail())}
+    if activation not in cheap:
+      if activation != "identity":
+        self.add(l, "activation", f.GeluByEngine(approximate=activation == "gelu_tanh"), ("h",), ("h",))
+    elif self.spec.transforms.narrow_activation:
+      self.add(l, "activation", softmax.Narrowed(), ("h",), ("h",))
+      self.add(l, "activation", cheap[activation], ("h",), ("h",), NARROW)
+      self._lowered(l, "activation", "h")
+    else:
+      self.add(l, "activation", cheap[activation], ("h",), ("h",))
 
   def _norm(self, l, name: str, source: str, target: str, last: bool = False):
     prefix = "" if l is None else f"{l}."

@@ -1,9 +1,9 @@
 """Products of every head's matrices, several heads at a time where that packs into fewer ciphertexts.
 
-A product of few rows leaves most of its ciphertexts empty. Two heads fill one, in either of two forms: *diagonal*, their
-left matrices as the blocks of one that is zero elsewhere, times their right ones one upon the other, which gives no more
-than is wanted; *across*, all left matrices upon one another times all right ones side by side, of which each head keeps
-its own block.
+A product of few rows leaves most of its ciphertexts empty. Several heads fill them, in either of two forms. Diagonal:
+their left matrices as the blocks of one that is zero elsewhere, times their right ones upon one another; it gives no
+more than is wanted. Across: their left matrices upon one another, times their right ones side by side; each head keeps
+its own block of what it gives.
 
 Letters in array names: H heads, G heads of a group, N rows, C summed over, L columns.
 """
@@ -16,8 +16,8 @@ import numpy as np
 
 from entropy_attn.private.program.packing import ciphertexts
 
-# What is weighed against each other, in MB. As measured (`price`): of a ciphertext each way and of what is cut back, each
-# in both directions; seconds of a plaintext's product and of a rotation, a second as 1 MB; a round as 0.05 MB.
+# What is weighed against each other, in MB. As measured (`price`), for both directions: a ciphertext each way, a number
+# that is cut, and the seconds of a plaintext's product and of a rotation, a second as 1 MB. A round is 0.05 MB.
 _QUERY, _ANSWER, _CUT = 0.370, 0.509, 3.1e-6
 _PIECE, _ROTATION, _ROUND = 0.00069, 0.0029, 0.05
 

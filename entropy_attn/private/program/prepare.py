@@ -1,6 +1,7 @@
 """A model made ready to run privately: exponentials chosen on text, weights folded, ranges checked; and its twin."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -64,6 +65,8 @@ class Prepared(NamedTuple):
 def prepare(model: Pretrained, transforms: Transforms, length: int, error: float = squares.ERROR) -> Prepared:
   """A model ready to run privately: exponentials are chosen for, and ranges checked on, CALIBRATION sequences.
 
+  What its activations read, too: where that has no room in a 32-bit ring, activation_ring=auto becomes 64.
+
   Args:
     length: tokens of each sequence, of the run's own training text where there is one.
     error: of each layer's exponential; see `squares.exponential`.
@@ -78,4 +81,9 @@ def prepare(model: Pretrained, transforms: Transforms, length: int, error: float
   exact = Exact(model.variables, c, transforms)
   exponentials = ranges.choose_exponentials(exact.model, transforms, text_SxN, error)
   private = weights_lib.fold(model.variables, c, transforms, exponentials)
-  return Prepared(private, exact, ranges.check(ranges.measure(private, text_SxN)))
+  found = ranges.measure(private, text_SxN)
+  if transforms.activation_ring == "auto" and not all(r.fits for r in found if r.kind == "activation"):
+    transforms = dataclasses.replace(transforms, activation_ring="64")
+    private = weights_lib.fold(model.variables, c, transforms, exponentials)
+    found = ranges.measure(private, text_SxN)
+  return Prepared(private, exact, ranges.check(found))

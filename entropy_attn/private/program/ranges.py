@@ -14,15 +14,18 @@ from entropy_attn.errors import UserError
 from entropy_attn.private.program import squares, trace
 from entropy_attn.private.program.build import build, client_inputs, server_inputs
 from entropy_attn.private.program.ops import Plain, run_plain
+from entropy_attn.private.program.softmax import Lower
 from entropy_attn.private.program.spec import Transforms
-from entropy_attn.private.program.types import FRACTION, NARROW, WIDE, Step
+from entropy_attn.private.program.types import FRACTION, LOWERINGS, NARROW, WIDE, Step
 from entropy_attn.private.program.weights import Model
 
 MARGIN = 4.0  # times what was seen must still fit: other text reaches further
 
 # A wide ring cuts a product only after it was made, and a cut wants two bits to spare. In the narrow one scores are
-# compared and subtracted alone; what is multiplied there is no more than 1, or bounded by the clamp.
+# compared and subtracted alone, and so is what activations read; what is multiplied there is no more than 1, or bounded
+# by the clamp. What comes back from it lies in the upper half of a wide one, and its first cut multiplies it by more.
 LIMITS = {WIDE: 2.0 ** (WIDE - 2 - 2 * FRACTION[WIDE]), NARROW: 2.0 ** (NARROW - 2 - FRACTION[NARROW])}
+_LOWERED = 2.0 ** (WIDE - 2 - (WIDE - NARROW) - FRACTION[NARROW] - (FRACTION[WIDE] - LOWERINGS[0]))
 
 _BOUNDED = ("exponential", "division", "reciprocal")
 
@@ -49,6 +52,11 @@ class Range:
     """Where it is, in words for the user."""
     where = "embedding and head" if self.layer is None else f"layer {self.layer}"
     return f"{self.kind} ({self.name}) of {where}"
+
+  @property
+  def fits(self) -> bool:
+    """Whether MARGIN times what was seen is a number that its ring holds."""
+    return math.isfinite(self.largest) and self.largest * MARGIN <= self.limit
 
   @property
   def spare_bits(self) -> float:
@@ -104,7 +112,8 @@ def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
     def see(name, value):
       key = (step.layer, step.kind, name)
       largest = float(np.max(np.nan_to_num(np.abs(np.asarray(value, np.float64)), nan=np.inf), initial=0.0))
-      found[key] = Range(*key, max(largest, found[key].largest if key in found else 0.0), LIMITS[step.ring])
+      before = found.get(key, Range(*key, 0.0, math.inf))  # a name may pass both rings
+      found[key] = Range(*key, max(largest, before.largest), min(_limit(step), before.limit))
 
     if step.ring == NARROW and step.kind in _BOUNDED:
       return step(operations, *arrays)
@@ -115,6 +124,11 @@ def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
 
   _run_all(model, tokens_SxN, run)
   return list(found.values())
+
+
+def _limit(step: Step) -> float:
+  """The magnitude at which what a step reads or computes overflows."""
+  return _LOWERED if isinstance(step.operation, Lower) else LIMITS[step.ring]
 
 
 def _evaluation(see: Callable[[str, jax.Array], None]):
@@ -138,7 +152,7 @@ def check(found: Sequence[Range]) -> Range:
     UserError: where MARGIN times an intermediate's range does not fit its ring.
   """
   worst = min(found, key=lambda r: r.spare_bits)
-  if worst.largest * MARGIN > worst.limit or not math.isfinite(worst.largest):
+  if not worst.fits:
     raise UserError(
       f"{worst.place} reaches {worst.largest:.3g}: {MARGIN:.0f} times that must stay below "
       f"{worst.limit:.3g}, or fixed point overflows; train with weight decay or clipping, or keep more FFNs "

@@ -131,6 +131,14 @@ class Lower(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
+class Narrowed(Operation):
+  """x, of any shape, for a narrow ring to read."""
+
+  def __call__(self, ops, x):
+    return ops.halve(x, 0, True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Fill(Operation):
   """[H, N, M] of the causal entries [H, E], and 0 elsewhere."""
 

@@ -15,6 +15,7 @@ CHOICES = {
   "gelu": ("squares", "exact"),
   "exponential": ("squares", "engine"),
   "softmax_ring": ("32", "64"),
+  "activation_ring": ("auto", "32", "64"),
   "division": ("auto", "narrow", "late", "early"),
   "embedding": ("selected", "one_hot"),
 }
@@ -30,7 +31,7 @@ class Transforms:
   diagonal: bool = False  # rows are scaled by a product with a diagonal matrix: fewer bytes, far more computation
   last_position: bool = True  # the last layer's queries, and the logits, of the last position alone
   join_heads: bool = True  # one query: its heads' scores and values by one product each
-  join_queries: bool = True  # of several queries, too, as many heads at a time as costs least; where there is join_heads
+  join_queries: bool = True  # with join_heads, of several queries, too: as many heads at a time as cost least
   causal_blocks: bool = True  # blocks of queries times the keys that they may see alone, where that costs less
   eliminate_ffns: bool = True  # linear FFNs go into the basis of the residual stream, where there is no norm
   condition_bound: float = 1e4  # an FFN stays where the basis would pass this condition number
@@ -41,19 +42,26 @@ class Transforms:
   embedding: str = "selected"  # the client makes a short one-hot row and bits; one_hot: a whole row
   gelu: str = "squares"  # exact: the engine's own erf or tanh
   softmax_ring: str = "32"  # bits of the ring in which maximum and exponential are computed
+  activation_ring: str = "auto"  # of ReLU and of GELU by squares; auto: 32 where what they read has room there
   division: str = "auto"  # by row sums. narrow: there; late: of mixed values; early: as written; auto: narrow or late
 
   def exactly(self) -> "Transforms":
     """These transforms without their approximations: what a private inference is compared with."""
     return dataclasses.replace(
-      self, exponential="engine", softmax_ring="64", division="late", clamp=False, gelu="exact"
+      self, exponential="engine", softmax_ring="64", activation_ring="64", division="late", clamp=False, gelu="exact"
     )
+
+  @property
+  def narrow_activation(self) -> bool:
+    """Whether ReLU and GELU by squares are computed in the 32-bit ring; the engine's own settings have none."""
+    return self.activation_ring == "32" or (self.activation_ring == "auto" and self.exponential == "squares")
 
 
 STOCK = Transforms(
   embedding="one_hot", fold=False, one_product=False, triangle=False, diagonal=False,
   last_position=False, join_heads=False, join_queries=False, causal_blocks=False, eliminate_ffns=False, clamp=False,
-  checked=False, one_check=False, exponential="engine", gelu="exact", softmax_ring="64", division="early",
+  checked=False, one_check=False, exponential="engine", gelu="exact", softmax_ring="64", activation_ring="64",
+  division="early",
 )  # fmt: skip
 
 
@@ -202,6 +210,8 @@ def check(t: Transforms, c) -> None:
     raise UserError("transform exponential=squares needs fold=on and triangle=on")
   if t.softmax_ring == "32" and t.exponential == "engine":
     raise UserError("transform softmax_ring=32 needs exponential=squares")
+  if t.activation_ring == "32" and t.exponential == "engine":
+    raise UserError("transform activation_ring=32 needs exponential=squares")
   if t.division == "narrow" and t.softmax_ring != "32":
     raise UserError("transform division=narrow needs softmax_ring=32: say division=late")
 

@@ -54,10 +54,8 @@ class Squares:
   def shrunk(self, factor: float) -> "Squares":
     """The same function by a chain of smaller numbers: of z / factor, z / factor², z / factor⁴ and so on."""
     offsets = tuple(offset * factor ** -(2.0 ** (i + 1)) for i, offset in enumerate(self.offsets))
-    gain = self.gain * factor ** 2.0 ** len(offsets)
-    return dataclasses.replace(
-      self, scale=self.scale / factor, start=self.start / factor, offsets=offsets, gain=gain
-    )
+    gain = self.gain * factor**2.0 ** len(offsets)
+    return dataclasses.replace(self, scale=self.scale / factor, start=self.start / factor, offsets=offsets, gain=gain)
 
   def __call__(self, x):
     """The value, in the clear."""

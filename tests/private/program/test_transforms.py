@@ -30,6 +30,7 @@ WITHOUT = {
   "embedding=one_hot": {"embedding": "one_hot"},
   "division=late": {"division": "late"},
   "division=narrow": {"division": "narrow"},
+  "activation_ring=64": {"activation_ring": "64"},
   "softmax_ring=64": {"softmax_ring": "64", "division": "late"},
   "exponential=engine": {"exponential": "engine", "softmax_ring": "64", "division": "late"},
   "triangle": {"exponential": "engine", "softmax_ring": "64", "division": "late", "triangle": False},
@@ -156,6 +157,7 @@ def test_a_misspelt_transform_is_named(text, message):
     ("fold=off,eliminate_ffns=off", "exponential=squares needs fold=on and triangle=on"),
     ("softmax_ring=64,division=narrow", "division=narrow needs softmax_ring=32"),
     ("exponential=engine", "softmax_ring=32 needs exponential=squares"),
+    ("exponential=engine,softmax_ring=64,activation_ring=32", "activation_ring=32 needs exponential=squares"),
   ],
 )
 def test_contradicting_transforms_are_named(text, message):
