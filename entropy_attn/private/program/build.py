@@ -186,7 +186,7 @@ class _Builder:
       self.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
     else:
       low = chain.low * chain.scale if t.clamp and chain else None  # its argument is scaled, too
-      self.add(l, "maximum", softmax.BelowMaximum(N, M, low), ("s",), ("s",), ring)
+      self.add(l, "maximum", softmax.BelowMaximum(N, M, low, t.maximum == "fours"), ("s",), ("s",), ring)
     if chain:
       self.add(l, "exponential", softmax.ExpBySquares(chain), ("s",), ("e",), ring)
     else:
