@@ -284,6 +284,18 @@ def _compare(use: Use) -> Cost:
   return use.protocols.each("compare", use.n)
 
 
+def _and(use: Use) -> Cost:
+  """Of bits: next to nothing but its round."""
+  return _xor(use) + Cost(bytes=use.n / 8, rounds=1.0)
+
+
+def _xor(use: Use) -> Cost:
+  """Of bits each party's own, and free."""
+  if use.equation.invars[0].aval.dtype != bool:
+    raise UserError(f"private.cost does not know {use.equation.primitive.name} of numbers, of bits alone")
+  return Cost()
+
+
 def _select_n(use: Use) -> Cost:
   return use.protocols.each("choose", use.n) if use.inputs[0].known_to == SECRET else Cost()
 
@@ -327,6 +339,10 @@ _RULES: Mapping[str, Rule] = {
   "max": _max,
   "min": _max,
   "reduce_max": _reduce_max,
+  "and": _and,
+  "or": _and,
+  "xor": _xor,
+  "not": _xor,
   "select_n": _select_n,
   "convert_element_type": _convert_element_type,
   "gather": _gather,

@@ -40,7 +40,7 @@ def append_softmax(b: Builder, l: int, layer: LayerSpec, k: str, v: str, N: int,
     b.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
   else:
     low = chain.low * chain.scale if t.clamp and chain else None  # its argument is scaled, too
-    b.add(l, "maximum", softmax.BelowMaximum(N, M, low), ("s",), ("s",), ring)
+    b.add(l, "maximum", softmax.BelowMaximum(N, M, low, t.maximum == "fours"), ("s",), ("s",), ring)
   if not chain:
     b.add(l, "exponential", softmax.ExpByEngine(), ("s",), ("e",))
   elif b.prepared and narrow:

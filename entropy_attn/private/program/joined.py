@@ -12,7 +12,6 @@ import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from entropy_attn.private.program.packing import ciphertexts
 
@@ -69,9 +68,8 @@ def product(left_HxNxC, right_HxCxL, joining: Joining):
   if G == 1:
     return jnp.einsum("HNC,HCL->HNL", left_HxNxC, right_HxCxL)
   if diagonal:
-    ones_GxG = np.eye(G, dtype=np.int32)[:, None, :, None]
-    blocks = left_HxNxC.reshape(H // G, G, N, 1, C) * ones_GxG  # times integers: nothing is cut off
-    out = blocks.reshape(H // G, G * N, G * C) @ right_HxCxL.reshape(H // G, G * C, L)
+    rows = [jnp.pad(left_HxNxC[g::G], ((0, 0), (0, 0), (g * C, (G - 1 - g) * C))) for g in range(G)]
+    out = jnp.concatenate(rows, axis=1) @ right_HxCxL.reshape(H // G, G * C, L)
     return out.reshape(H, N, L)
   across = jnp.swapaxes(right_HxCxL.reshape(H // G, G, C, L), 1, 2).reshape(H // G, C, G * L)
   out = (left_HxNxC.reshape(H // G, G * N, C) @ across).reshape(H // G, G, N, G, L)

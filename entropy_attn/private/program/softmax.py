@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program import causal
+from entropy_attn.private.program.maximum import segment_max
 from entropy_attn.private.program.squares import Squares
 from entropy_attn.private.program.types import Operation
 
@@ -40,15 +41,17 @@ class BelowMaximum(Operation):
 
   Attributes:
     low: what no entry goes below; None: no such end.
+    fours: see `maximum.segment_max`.
   """
 
   length: int
   keys: int
   low: float | None
+  fours: bool = False
 
   def __call__(self, ops, s_HxE):
     lengths_N = causal.row_lengths(self.length, self.keys)
-    y_HxE = s_HxE - _segment_max(s_HxE, lengths_N)[:, np.repeat(np.arange(self.length), lengths_N)]
+    y_HxE = s_HxE - segment_max(s_HxE, lengths_N, self.fours)[:, np.repeat(np.arange(self.length), lengths_N)]
     return y_HxE if self.low is None else jnp.maximum(y_HxE, self.low)
 
   def cost_key(self):
@@ -230,20 +233,3 @@ def sum_bounds(length: int, keys: int, top: float) -> tuple[float, np.ndarray]:
     top: the largest exponential, that of 0.
   """
   return 0.9 * top, (1.1 * top * causal.row_lengths(length, keys)).astype(np.float32)
-
-
-def _segment_max(s_HxE, lengths_N):
-  """The maximum [H, N] of each of N neighbouring segments, by a tournament: E − N comparisons a head."""
-  lengths = np.array(lengths_N)
-  while lengths.max() > 1:
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    pairs = lengths // 2
-    first = np.concatenate([start + 2 * np.arange(n) for start, n in zip(starts, pairs, strict=True)])
-    winners = jnp.maximum(s_HxE[:, first], s_HxE[:, first + 1])
-    odd = np.flatnonzero(lengths % 2)
-    pool = jnp.concatenate([winners, s_HxE[:, starts[odd] + lengths[odd] - 1]], axis=1) if len(odd) else winners
-    # Back to the order of the segments: the winners of each, then its odd one out.
-    segment = np.concatenate([np.repeat(np.arange(len(lengths)), pairs), odd])
-    s_HxE = pool[:, np.argsort(segment, kind="stable")]
-    lengths = pairs + lengths % 2
-  return s_HxE

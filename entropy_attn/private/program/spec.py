@@ -15,6 +15,7 @@ CHOICES = {
   "gelu": ("squares", "exact"),
   "exponential": ("squares", "engine"),
   "softmax_ring": ("32", "64"),
+  "maximum": ("pairs", "fours"),
   "activation_ring": ("auto", "32", "64"),
   "division": ("auto", "narrow", "late", "early"),
   "embedding": ("selected", "one_hot"),
@@ -42,6 +43,7 @@ class Transforms:
   embedding: str = "selected"  # the client makes a short one-hot row and bits; one_hot: a whole row
   gelu: str = "squares"  # exact: the engine's own erf or tanh
   softmax_ring: str = "32"  # bits of the ring in which maximum and exponential are computed
+  maximum: str = "pairs"  # of a row. fours: four entries at a time, fewer rounds and far more bytes
   activation_ring: str = "auto"  # of ReLU and of GELU by squares; auto: 32 where what they read has room there
   division: str = "auto"  # by row sums. narrow: there; late: of mixed values; early: as written; auto: narrow or late
 

@@ -95,7 +95,7 @@ def test_the_stock_program_runs_as_it_was_written():
   [
     {},
     {"softmax_ring": "64", "one_check": False},
-    {"diagonal": True, "division": "late"},
+    {"diagonal": True, "division": "late", "maximum": "fours"},
     {"embedding": "one_hot", "one_product": False, "last_position": False, "join_heads": False},
     {"eliminate_ffns": False, "clamp": False, "checked": False, "join_queries": False},
     {"exponential": "engine", "softmax_ring": "64", "division": "early", "triangle": False},

@@ -98,6 +98,14 @@ def test_rules_are_what_the_engine_took(fn, count_of_inputs, bytes_, rounds):
   assert found.rounds == pytest.approx(rounds, abs=7)
 
 
+def test_bits_are_combined_for_next_to_nothing_and_numbers_are_not():
+  both = cost_of(lambda x, y: (x > 0) & ~(y > 0) ^ (x > y), secret(4096), secret(4096))
+  apart = protocols().each("compare", 4096) * 3
+  assert both.bytes == pytest.approx(apart.bytes, rel=0.01) and both.rounds == pytest.approx(apart.rounds + 1)
+  with pytest.raises(UserError, match="does not know xor of numbers"):
+    cost_of(lambda x: x ^ x, secret(4, dtype="int32"))
+
+
 @settings(max_examples=40, deadline=None)
 @given(length=st.integers(1, 40), seed=st.integers(0, 99))
 def test_a_sorting_network_of_so_many_pairs_sorts(length, seed):

@@ -30,6 +30,7 @@ WITHOUT = {
   "embedding=one_hot": {"embedding": "one_hot"},
   "division=late": {"division": "late"},
   "division=narrow": {"division": "narrow"},
+  "maximum=fours": {"maximum": "fours"},
   "activation_ring=64": {"activation_ring": "64"},
   "softmax_ring=64": {"softmax_ring": "64", "division": "late"},
   "exponential=engine": {"exponential": "engine", "softmax_ring": "64", "division": "late"},
