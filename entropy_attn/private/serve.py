@@ -22,6 +22,7 @@ def define_flags() -> None:
   absl_flags.DEFINE_integer("port", 9700, "Port to listen on.", lower_bound=0, upper_bound=65535)
   flags.define_transforms()
   flags.define_error()
+  flags.define_reveal("argmax")
   absl_flags.DEFINE_bool("once", False, "End after one client.")
   line.define()
   cli.add_check(lambda: line.check_host("host", FLAGS.host.strip("[]")))
@@ -38,7 +39,7 @@ def main() -> None:
   listening = sockets.listen(host, FLAGS.port)
   port = listening.getsockname()[1]  # with --port=0 one that was free
   model = flags.load_model()
-  offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error)
+  offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error, **flags.reveal())
   server.say(f"{model.description}: serving on {FLAGS.host}:{port}" + (" with TLS" if tls else ""))
   try:
     server.serve(offered, weights, listening, tls=tls, timeout=timeout, threads=threads, once=FLAGS.once)

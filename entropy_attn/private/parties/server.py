@@ -21,21 +21,25 @@ from entropy_attn.private.parties.unnamed import Unnamed
 from entropy_attn.private.parties.wire import PeerEnded, PeerLost
 from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.prepare import prepare
-from entropy_attn.private.program.spec import Transforms
+from entropy_attn.private.program.spec import TOP_K, Transforms
 from entropy_attn.private.program.types import CLIENT, SERVER
 from entropy_attn.run.pretrained import Pretrained
 
 
-def offer(model: Pretrained, transforms: Transforms, error: float) -> tuple[dict, dict[str, np.ndarray]]:
+def offer(
+  model: Pretrained, transforms: Transforms, error: float, *, reveal: str = "argmax", top_k: int = TOP_K
+) -> tuple[dict, dict[str, np.ndarray]]:
   """What clients are told ('spec' and 'tokenizer'), and the weights, by name, that they are not.
 
   Args:
     error: of each layer's exponential.
+    reveal, top_k: what they learn of each answer: see `spec.Spec`.
 
   Raises:
     UserError: for what the user can mend.
   """
-  private = prepare(model, transforms, model.config.model.context_length, error).private
+  length = model.config.model.context_length
+  private = prepare(model, transforms, length, error, reveal=reveal, top_k=top_k).private
   name, content = model.tokenizer.file
   tokenizer = {"name": name, "content": base64.b64encode(content).decode()}
   return {"spec": private.spec.to_json(), "tokenizer": tokenizer}, dict(private.weights)

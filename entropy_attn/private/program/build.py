@@ -5,13 +5,14 @@ E entries of the causal part of N × M, V vocabulary, W one-hot width, B bits.
 """
 
 from collections.abc import Iterable, Mapping
+import dataclasses
 import math
 
 import numpy as np
 
 from entropy_attn.errors import UserError
 from entropy_attn.private.program import operations as f
-from entropy_attn.private.program import softmax
+from entropy_attn.private.program import reveal, softmax
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
 from entropy_attn.private.program.types import (
@@ -36,10 +37,13 @@ _PLAINTEXT_BYTES = 8e9  # of a private matrix, encoded as the engine multiplies 
 def build(
   spec: Spec, length: int, *, past: int = 0, every_position: bool = False, layers: int | None = None
 ) -> Program:
-  """The program for `length` new positions after `past` cached ones; its outputs are logits [1, V].
+  """The program for `length` new positions after `past` cached ones.
+
+  Its first output is what the spec reveals: 'logits' [1, V], 'token' [1], int32, or 'top' [2, K]: the largest logits,
+  from the largest, and their tokens.
 
   Args:
-    every_position: logits [N, V] of all new positions, as perplexity needs, and not of the last alone.
+    every_position: logits [N, V] of all new positions, as perplexity needs, whatever the spec reveals.
     layers: the first so many alone; None: all.
 
   Raises:
@@ -47,6 +51,7 @@ def build(
   """
   if past + length > spec.context_length:
     raise UserError(f"{past + length} tokens are more than the {spec.context_length} positions of this model")
+  spec = dataclasses.replace(spec, reveal="logits") if every_position else spec
   return _Builder(spec, length, past, spec.transforms.last_position and not every_position, layers).program()
 
 
@@ -107,7 +112,8 @@ class _Builder:
       self._attention(l, layer)
       self._ffn(l, layer)
     self._head()
-    return Program(self.inputs, tuple(self.steps), ("logits", *self.bad), tuple(self.kept))
+    revealed = self._revealed()
+    return Program(self.inputs, tuple(self.steps), (revealed, *self.bad), tuple(self.kept))
 
   def add(self, layer, kind: str, operation: Operation, reads, writes, ring: int = WIDE):
     """Appends a step."""
@@ -279,6 +285,18 @@ class _Builder:
     head = [self.weight("head", D, s.vocab_size), *self.bias("head", s.head_biases, s.vocab_size)]
     columns = _share(s.vocab_size, D * (1 if self.last_only else self.length))
     self.add(None, "vocabulary", f.Linear(columns), ("h", *head), ("logits",))
+
+  def _revealed(self) -> str:
+    """The name of what is made of the logits, to be revealed."""
+    if self.spec.reveal == "argmax":
+      narrow = self.spec.transforms.softmax_ring == "32"  # else its keys would be made for this alone
+      self.add(None, "choice", reveal.LastLogits(narrow), ("logits",), ("logits",))
+      self.add(None, "choice", reveal.Likeliest(), ("logits",), ("token",), NARROW if narrow else WIDE)
+      return "token"
+    if self.spec.reveal == "top_k":
+      self.add(None, "choice", reveal.Top(self.spec.top_k), ("logits",), ("top",))
+      return "top"
+    return "logits"
 
 
 def _share(whole: int, products_each: int) -> int:

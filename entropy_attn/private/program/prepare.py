@@ -1,6 +1,7 @@
 """A model made ready to run privately: exponentials chosen on text, weights folded, ranges checked; and its twin."""
 
 from collections.abc import Mapping
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -61,12 +62,21 @@ class Prepared(NamedTuple):
   tightest: ranges.Range
 
 
-def prepare(model: Pretrained, transforms: Transforms, length: int, error: float = squares.ERROR) -> Prepared:
+def prepare(
+  model: Pretrained,
+  transforms: Transforms,
+  length: int,
+  error: float = squares.ERROR,
+  *,
+  reveal: str = "logits",
+  top_k: int = spec.TOP_K,
+) -> Prepared:
   """A model ready to run privately: exponentials are chosen for, and ranges checked on, CALIBRATION sequences.
 
   Args:
     length: tokens of each sequence, of the run's own training text where there is one.
     error: of each layer's exponential; see `squares.exponential`.
+    reveal, top_k: what the client learns: see `Spec`.
 
   Raises:
     UserError: where transforms contradict the architecture or each other, or numbers would leave the range of fixed
@@ -78,4 +88,5 @@ def prepare(model: Pretrained, transforms: Transforms, length: int, error: float
   exact = Exact(model.variables, c, transforms)
   exponentials = ranges.choose_exponentials(exact.model, transforms, text_SxN, error)
   private = weights_lib.fold(model.variables, c, transforms, exponentials)
+  private = dataclasses.replace(private, spec=private.spec.revealing(reveal, top_k))
   return Prepared(private, exact, ranges.check(ranges.measure(private, text_SxN)))
