@@ -80,14 +80,10 @@ def processes():
 
 
 def serve(processes, checkpoint, *flags, tmpdir=None):
-  with socket.create_server(("127.0.0.1", 0)) as free:
-    port = free.getsockname()[1]
-  process = start(
-    "serve", f"--checkpoint={checkpoint}", f"--port={port}", "--threads=1", PATIENT, *flags, tmpdir=tmpdir
-  )
+  process = start("serve", f"--checkpoint={checkpoint}", "--port=0", "--threads=1", PATIENT, *flags, tmpdir=tmpdir)
   processes.append(process)
-  wait_for(process, "serving on")
-  return process, port
+  port = re.search(r"serving on 127.0.0.1:(\d+)", wait_for(process, "serving on")[-1])[1]
+  return process, int(port)
 
 
 def ask(processes, port, *flags):
@@ -97,7 +93,7 @@ def ask(processes, port, *flags):
 
 
 def test_generated_tokens_are_the_models_own(processes, checkpoint, tmp_path):
-  _, port = serve(processes, checkpoint)
+  _, port = serve(processes, checkpoint, "--reveal=top_k", "--top_k=20")
   path = tmp_path / "out.json"
   client = ask(processes, port, "--prompt=import os", "--tokens=4", f"--json={path}")
   out, err = client.communicate(timeout=PATIENCE)
@@ -234,6 +230,7 @@ def test_who_only_lives_does_not_hold_the_server_and_who_waits_is_told(processes
       except OSError:
         return
 
+  idle.sendall(b"EAp1 knock\n")
   threading.Thread(target=live, daemon=True).start()
   wait_for(server, "connected")
   client = ask(processes, port, "--prompt_ids=5", "--tokens=1", "--timeout=30")
