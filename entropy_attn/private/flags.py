@@ -111,7 +111,9 @@ def define_length() -> None:
 
 def define_threads() -> None:
   """Defines --threads."""
-  flags.DEFINE_integer("threads", 0, "Of each party that runs here; 0: as many as it has cores.", lower_bound=0)
+  flags.DEFINE_integer(
+    "threads", 0, "Of each party that runs here; 0: as many as it has cores, at most 8.", lower_bound=0
+  )
 
 
 def define_party() -> None:

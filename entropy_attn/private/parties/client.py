@@ -39,7 +39,7 @@ def generate(
     temperature: 0: the likeliest token; else one drawn from softmax(logits / temperature), of those that the server
       reveals.
     seed: of the drawing.
-    threads: of this party; 0: as many as it has cores.
+    threads: of this party; 0: as many as it has cores, at most 8.
     timeout: seconds without a sign of the server after which it is given up.
     on_token: called with each new token's text.
 
@@ -47,13 +47,15 @@ def generate(
     prompt_ids, ids, text, and spent: for the prompt and each token its tokens, bytes, rounds and seconds.
 
   Raises:
-    UserError: for a prompt that does not fit, or a temperature where the server reveals no logits.
+    UserError: for a prompt that does not fit, a temperature where the server reveals no logits, or more tokens than it
+      has left for this client.
     PeerLost: where the server goes, or reveals what is no token.
     check.Impossible: where a result is not to be trusted.
   """
   bar = Steps("private")
   with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
     _check_draws(temperature, session.spec)
+    _check_quota(offered.get("answers"), tokens)
     tokenizer = _tokenizer(offered.get("tokenizer"))
     ids = list(encode(tokenizer))
     _check_fits(ids, tokens, session.spec)  # before the server is asked for anything
@@ -99,6 +101,14 @@ def _check_draws(temperature: float, spec: Spec) -> None:
     raise UserError(
       f"--temperature={temperature:g} draws from logits, and this server reveals the likeliest token alone: say "
       "--temperature=0, or have it serve with --reveal=top_k"
+    )
+
+
+def _check_quota(left, tokens: int) -> None:
+  if type(left) is int and left < tokens:
+    ask = f"ask for --tokens={left}" if left > 0 else "ask again later"
+    raise UserError(
+      f"the server has {max(left, 0)} answer(s) left for this client now, fewer than --tokens={tokens}: {ask}"
     )
 
 

@@ -42,7 +42,7 @@ def profile(
     layers: how many of the layers to run; the rest are taken to cost what an equal layer did. None: all.
     error: of each layer's exponential.
     link: a line to imitate.
-    threads: of each party; 0: all cores.
+    threads: of each party; 0: all cores, at most 8.
     show: a progress bar.
 
   Returns:
