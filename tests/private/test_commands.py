@@ -193,6 +193,9 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.ar
     ("generate", ["--prompt=caf\udce9"], "--prompt is not UTF-8"),  # Latin-1, as Python reads what is typed
     ("serve", ["--reveal=token"], "--reveal='token' is not one of argmax, top_k, logits"),
     ("serve", ["--top_k=5"], "--top_k needs --reveal=top_k"),
+    ("serve", ["--reveal=top_k", "--top_k=99"], "--top_k=99 must be an integer in the range"),
+    ("serve", ["--quota_file=x"], "--quota_file needs --quota"),
+    ("serve", ["--quota=5", "--quota_file=nowhere/x"], "--quota_file=nowhere/x cannot be written"),
     ("audit", ["--workdir=/proc/x"], "--workdir=/proc/x cannot be made"),
     ("audit", ["--workdir=.", "--measured=/nonexistent"], "--measured=/nonexistent is no folder"),
   ],

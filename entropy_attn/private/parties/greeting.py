@@ -11,8 +11,8 @@ from entropy_attn.private.parties.wire import Connection, PeerLost
 from entropy_attn.private.parties.words import Disagreement, Ending, printable
 from entropy_attn.private.program.types import CLIENT, SERVER
 
-# Of a party that does not say how many. Each thread makes keys of its own: 3.5 MB, and one to three seconds of a core.
-# What takes nine tenths of the time, the server's homomorphic products, runs in few of them.
+# Of a party that does not say how many. Each thread makes keys of its own, before the first token: 3.5 MB, and as many
+# seconds on two cores. What takes nine tenths of the time, the server's homomorphic products, runs in few of them.
 MOST_THREADS = 8
 _OFFER_BYTES = 2**26  # a tokenizer of 250,000 entries has 20 MB
 

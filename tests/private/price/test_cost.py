@@ -279,6 +279,9 @@ def test_keys_grow_with_threads():
   transforms = spec_lib.transforms_for(config.model)
   two, sixteen = (predict.of_config(config, transforms, 4, threads=threads)["by_layer"] for threads in (2, 16))
   assert two["setup"]["bytes"] == pytest.approx(38e6, rel=0.02)  # as runs of full size took
+  for threads, bytes_ in ((1, 31.37e6), (2, 37.70e6), (4, 44.35e6)):  # as a session of this model took
+    found = predict.of_config(config, transforms, 4, threads=threads)["by_layer"]["setup"]["bytes"]
+    assert found == pytest.approx(bytes_, rel=0.01)
   assert sixteen["setup"]["bytes"] == pytest.approx(88e6, rel=0.03)
   assert sixteen["0"]["bytes"] == two["0"]["bytes"]
 

@@ -9,10 +9,11 @@ import pytest
 
 from entropy_attn.errors import UserError
 from entropy_attn.private.price import predict
-from entropy_attn.private.program import build, ops, reveal, squares
+from entropy_attn.private.program import build, ops, ranges, reveal, squares
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program import weights as weights_lib
 from entropy_attn.private.program.spec import Spec
+from entropy_attn.private.program.types import NARROW
 
 PLAIN = ops.Plain(None)
 
@@ -62,6 +63,12 @@ def test_nothing_but_what_is_to_be_revealed_is_an_output():
   found = outputs_of(config, model)
   assert set(found) == {"top", "impossible"}
   np.testing.assert_array_equal(found["top"][1], np.argsort(-logits_V)[:5])
+
+
+def test_logits_that_a_narrow_ring_compares_fit_it():
+  config, model = model_of(reveal="argmax")
+  found = ranges.measure(model, tokens_of(config)[None])
+  assert [r.limit for r in found if r.name == "logits"] == [ranges.LIMITS[NARROW]]
 
 
 def test_a_spec_tells_what_is_revealed():
