@@ -28,6 +28,7 @@ def define_flags() -> None:
   cli.define_config(required=False)
   cli.define_path("checkpoint", None, "Instead of --config: a run's folder; its config is priced.")
   flags.define_transforms()
+  flags.define_reveal("logits")
   flags.define_length()
   flags.define_offline()
   absl_flags.DEFINE_integer("past", 0, "Tokens before these, whose keys and values are there.", lower_bound=0)
@@ -89,7 +90,13 @@ def main() -> None:
 def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
   """The prediction of the model and of those beside it, and its text."""
   base = _run_config(FLAGS.checkpoint) if FLAGS.checkpoint is not None else cli.load_config()
-  options = {"past": FLAGS.past, "tokens": FLAGS.tokens, "threads": FLAGS.threads, "offline": FLAGS.offline == "on"}
+  options = {
+    "past": FLAGS.past,
+    "tokens": FLAGS.tokens,
+    "threads": FLAGS.threads,
+    "offline": FLAGS.offline == "on",
+    **flags.reveal(),
+  }
   models = {FLAGS.config or str(FLAGS.checkpoint): (base, FLAGS.transforms)}
   models |= {text: _beside(text, base) for text in FLAGS.compare}
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.

@@ -6,7 +6,14 @@ from entropy_attn import cli
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties.sockets import Tls
 from entropy_attn.private.program import squares
-from entropy_attn.private.program.spec import Transforms, parse_transforms, transforms_for
+from entropy_attn.private.program.spec import (
+  REVEALS,
+  TOP_K,
+  TOP_K_MOST,
+  Transforms,
+  parse_transforms,
+  transforms_for,
+)
 
 FLAGS = flags.FLAGS
 
@@ -76,6 +83,27 @@ def _check_error() -> None:
     raise UserError(f"--error={FLAGS.error:g} is less than the best chain of squares has: allow {least:.1e} or more")
 
 
+def define_reveal(default: str) -> None:
+  """Defines --reveal and --top_k, for `reveal`."""
+  flags.DEFINE_enum(
+    "reveal", default, REVEALS, "What a client learns of an answer: its token, the --top_k largest logits, or all."
+  )
+  flags.DEFINE_integer(
+    "top_k", TOP_K, f"With --reveal=top_k, at most {TOP_K_MOST}.", lower_bound=1, upper_bound=TOP_K_MOST
+  )
+  cli.add_check(_check_reveal)
+
+
+def _check_reveal() -> None:
+  if FLAGS.reveal != "top_k" and FLAGS["top_k"].present:
+    raise UserError("--top_k needs --reveal=top_k")
+
+
+def reveal() -> dict[str, object]:
+  """What --reveal and --top_k say, as arguments of `Spec.revealing`."""
+  return {"reveal": FLAGS.reveal, "top_k": FLAGS.top_k}
+
+
 def define_length() -> None:
   """Defines --length."""
   flags.DEFINE_integer("length", None, "Tokens of the prompt; default: the model's context length.", lower_bound=1)
@@ -90,7 +118,9 @@ def define_offline() -> None:
 
 def define_threads() -> None:
   """Defines --threads."""
-  flags.DEFINE_integer("threads", 0, "Of each party that runs here; 0: as many as it has cores.", lower_bound=0)
+  flags.DEFINE_integer(
+    "threads", 0, "Of each party that runs here; 0: as many as it has cores, at most 8.", lower_bound=0
+  )
 
 
 def define_party() -> None:

@@ -11,6 +11,7 @@ import sys
 from absl import flags as absl_flags
 
 from entropy_attn import cli
+from entropy_attn.data import decoding
 from entropy_attn.errors import UserError
 from entropy_attn.private import line
 
@@ -36,6 +37,8 @@ def check_flags() -> None:
     raise UserError("give one of --prompt=TEXT and --prompt_ids=1,2,3")
   if not (FLAGS.prompt or FLAGS.prompt_ids):
     raise UserError("the prompt is empty: give at least one token")
+  if FLAGS.prompt is not None and decoding.without_surrogates(FLAGS.prompt) != FLAGS.prompt:
+    raise UserError("--prompt is not UTF-8: write it so, or give --prompt_ids")
   _prompt_ids()
   line.check_host("server", _address(FLAGS.server)[0])
 

@@ -8,7 +8,7 @@ told how many are before it.
 
 from absl import flags as absl_flags
 
-from entropy_attn import cli
+from entropy_attn import cli, paths
 from entropy_attn.errors import UserError
 from entropy_attn.private import flags, line
 
@@ -22,26 +22,47 @@ def define_flags() -> None:
   absl_flags.DEFINE_integer("port", 9700, "Port to listen on.", lower_bound=0, upper_bound=65535)
   flags.define_transforms()
   flags.define_error()
+  flags.define_reveal("argmax")
   absl_flags.DEFINE_bool("once", False, "End after one client.")
+  absl_flags.DEFINE_integer(
+    "quota", 0, "Answers (tokens) of each certificate, or address without TLS, in 24 hours; 0: any number.",
+    lower_bound=0,
+  )  # fmt: skip
+  absl_flags.DEFINE_float("max_session", 0.0, "Seconds that one client may take; 0: any time.", lower_bound=0.0)
+  cli.define_path("quota_file", None, "Keeps what --quota counts, so that a restart does not forget it.")
   line.define()
   cli.add_check(lambda: line.check_host("host", FLAGS.host.strip("[]")))
+  cli.add_check(_check_quota)
+
+
+def _check_quota() -> None:
+  if FLAGS.quota_file is not None:
+    if not FLAGS.quota:
+      raise UserError("--quota_file needs --quota")
+    paths.check_writable(FLAGS.quota_file, "--quota_file")
 
 
 def main() -> None:
   """Serves until Ctrl-C, SIGTERM or SIGHUP, or one client with --once."""
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.parties import engine, server, sockets
+  from entropy_attn.private.parties.quota import Quota
 
   engine.core()
   tls, timeout, threads = line.party(server=True)
   host = FLAGS.host.strip("[]")  # of an IPv6 address
+  quota = Quota(FLAGS.quota, FLAGS.quota_file) if FLAGS.quota else None
   listening = sockets.listen(host, FLAGS.port)
   port = listening.getsockname()[1]  # with --port=0 one that was free
   model = flags.load_model()
-  offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error)
+  offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error, **flags.reveal())
   server.say(f"{model.description}: serving on {FLAGS.host}:{port}" + (" with TLS" if tls else ""))
+  if quota is not None and tls is None:
+    server.say("--quota counts by address: without TLS no certificate tells clients apart")
+  options = {"tls": tls, "timeout": timeout, "threads": threads, "once": FLAGS.once, "quota": quota}
+  options |= {"max_session": FLAGS.max_session}
   try:
-    server.serve(offered, weights, listening, tls=tls, timeout=timeout, threads=threads, once=FLAGS.once)
+    server.serve(offered, weights, listening, **options)
   except KeyboardInterrupt:
     raise UserError("stopped by Ctrl-C") from None
 

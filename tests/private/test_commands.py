@@ -190,13 +190,19 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.ar
     ("profile", ["--error=0"], "--error=0 is less than the best chain of squares has"),
     ("perplexity", ["--error=1e-9"], "--error=1e-09 is less than the best chain of squares has"),
     ("perplexity", ["--sequences=0"], "--sequences=0 must be a positive integer"),
+    ("generate", ["--prompt=caf\udce9"], "--prompt is not UTF-8"),  # Latin-1, as Python reads what is typed
+    ("serve", ["--reveal=token"], "--reveal='token' is not one of argmax, top_k, logits"),
+    ("serve", ["--top_k=5"], "--top_k needs --reveal=top_k"),
+    ("serve", ["--reveal=top_k", "--top_k=99"], "--top_k=99 must be an integer in the range"),
+    ("serve", ["--quota_file=x"], "--quota_file needs --quota"),
+    ("serve", ["--quota=5", "--quota_file=nowhere/x"], "--quota_file=nowhere/x cannot be written"),
     ("audit", ["--workdir=/proc/x"], "--workdir=/proc/x cannot be made"),
     ("audit", ["--workdir=.", "--measured=/nonexistent"], "--measured=/nonexistent is no folder"),
   ],
 )
 def test_a_mistake_is_told_before_jax_is_imported(module, flags, message, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "none of these")  # whoever asks JAX for devices fails otherwise
-  config = [] if module == "audit" else ["--config=configs/quickstart.py"]
+  config = [] if module in ("audit", "generate") else ["--config=configs/quickstart.py"]
   _, err = run(f"private.{module}", *config, *flags, expect=2)
   assert err.count("\n") == 1 and err.startswith("error: ") and message in err
 

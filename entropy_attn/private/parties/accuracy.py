@@ -37,7 +37,7 @@ def perplexity(
     sequences: how many, each of the model's context length.
     how: by one process that computes as two would (reference), or by the real protocol (parties).
     error: of each layer's exponential.
-    threads: of each party; 0: all cores.
+    threads: of each party; 0: all cores, at most 8.
 
   Returns:
     perplexity, private_perplexity, their relative difference, same_next_token (the part of positions whose likeliest

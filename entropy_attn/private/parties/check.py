@@ -55,7 +55,7 @@ def check_sequences(failed: Mapping[int, Impossible], count: int, origin: str = 
 def circumstances(
   spec: Spec,
   tokens_N: np.ndarray,
-  logits: np.ndarray,
+  logits: np.ndarray | None,
   *,
   digest: str,
   how: str,
@@ -65,6 +65,7 @@ def circumstances(
   """What a result was of, and how it was computed, for an error that says that it cannot be.
 
   Args:
+    logits: where they are revealed; else None.
     digest: of the program; see `engine.digest`.
     how: by whom it was computed.
     past: cached positions before the tokens.
@@ -73,10 +74,11 @@ def circumstances(
   transforms = hashlib.sha256(json.dumps(dataclasses.asdict(spec.transforms), sort_keys=True).encode()).hexdigest()
   tokens_N = np.asarray(tokens_N, "<i4")
   ids = _listed(tokens_N, ",") if len(tokens_N) <= _FEW else f"SHA-256 {hashlib.sha256(tokens_N.tobytes()).hexdigest()}"
+  reach = "" if logits is None else f"logits up to {np.max(np.abs(logits)):.3g}; "
   return (
     f"{len(tokens_N)} tokens after {past}, {layers or len(spec.layers)} layers, {spec.num_heads} heads, "
     f"width {spec.d_model}, vocabulary {spec.vocab_size}; transforms {transforms[:16]}, {Settings.of(spec)}, "
-    f"program {digest[:16]}, engine {engine.version()}; {how}; logits up to {np.max(np.abs(logits)):.3g}; tokens {ids}"
+    f"program {digest[:16]}, engine {engine.version()}; {how}; {reach}tokens {ids}"
   )
 
 

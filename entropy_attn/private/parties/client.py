@@ -36,9 +36,10 @@ def generate(
     sock: connected to the server.
     encode: the prompt's ids by the server's tokenizer.
     tokens: how many at most.
-    temperature: 0: the likeliest token; else one drawn from softmax(logits / temperature).
+    temperature: 0: the likeliest token; else one drawn from softmax(logits / temperature), of those that the server
+      reveals.
     seed: of the drawing.
-    threads: of this party; 0: as many as it has cores.
+    threads: of this party; 0: as many as it has cores, at most 8.
     timeout: seconds without a sign of the server after which it is given up.
     on_token: called with each new token's text.
 
@@ -46,12 +47,15 @@ def generate(
     prompt_ids, ids, text, and spent: for the prompt and each token its tokens, bytes, rounds and seconds.
 
   Raises:
-    UserError: for a prompt that does not fit.
-    PeerLost: where the server goes.
+    UserError: for a prompt that does not fit, a temperature where the server reveals no logits, or more tokens than it
+      has left for this client.
+    PeerLost: where the server goes, or reveals what is no token.
     check.Impossible: where a result is not to be trusted.
   """
   bar = Steps("private")
   with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
+    _check_draws(temperature, session.spec)
+    _check_quota(offered.get("answers"), tokens)
     tokenizer = _tokenizer(offered.get("tokenizer"))
     ids = list(encode(tokenizer))
     _check_fits(ids, tokens, session.spec)  # before the server is asked for anything
@@ -59,7 +63,7 @@ def generate(
     for _ in range(tokens):
       session.connection.tell({"length": len(asked)})
       started, before = time.monotonic(), session.connection.counts()
-      logits = session.run(len(asked), np.asarray(asked))
+      revealed = session.run(len(asked), np.asarray(asked))
       taken = session.connection.counts() - before
       spent.append({
         "tokens": len(asked),
@@ -67,7 +71,7 @@ def generate(
         "rounds": taken.chain / 2,
         "seconds": time.monotonic() - started,
       })  # fmt: skip
-      token = _chosen(logits[-1], temperature, rng)
+      token = _chosen(session.spec, revealed, temperature, rng)
       new.append(token)
       asked = [token]
       bar.close()
@@ -92,13 +96,39 @@ def _check_fits(ids: list[int], tokens: int, spec: Spec) -> None:
     )
 
 
-def _chosen(logits_V: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-  """The likeliest token, or one drawn."""
+def _check_draws(temperature: float, spec: Spec) -> None:
+  if temperature and spec.reveal == "argmax":
+    raise UserError(
+      f"--temperature={temperature:g} draws from logits, and this server reveals the likeliest token alone: say "
+      "--temperature=0, or have it serve with --reveal=top_k"
+    )
+
+
+def _check_quota(left, tokens: int) -> None:
+  if type(left) is int and left < tokens:
+    ask = f"ask for --tokens={left}" if left > 0 else "ask again later"
+    raise UserError(
+      f"the server has {max(left, 0)} answer(s) left for this client now, fewer than --tokens={tokens}: {ask}"
+    )
+
+
+def _chosen(spec: Spec, revealed: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+  """The likeliest token, or one drawn, of what a spec reveals: see `build.build`."""
+  if spec.reveal == "argmax":
+    return _token(spec, revealed[0])
+  logits, tokens = revealed if spec.reveal == "top_k" else (revealed[-1], np.arange(spec.vocab_size))
   if temperature == 0:
-    return int(np.argmax(logits_V))
-  scaled = np.asarray(logits_V, np.float64) / temperature
+    return _token(spec, tokens[np.argmax(logits)])
+  scaled = np.asarray(logits, np.float64) / temperature
   probabilities = np.exp(scaled - scaled.max())
-  return int(rng.choice(len(scaled), p=probabilities / probabilities.sum()))
+  return _token(spec, rng.choice(tokens, p=probabilities / probabilities.sum()))
+
+
+def _token(spec: Spec, opened: float) -> int:
+  token = round(float(opened))  # a number in fixed point, where it came with logits
+  if not 0 <= token < spec.vocab_size:
+    raise PeerLost("it reveals what is no token")
+  return token
 
 
 def _tokenizer(sent) -> tokenizer_lib.Tokenizer:

@@ -1,7 +1,8 @@
 """The door of a server: one client is let in at a time, and who waits is told how many are before it.
 
 These are the first words on a connection, before any TLS: lines of eleven bytes, "EAp1 00002" while two are before this
-one, "EAp1 enter" once it may go on, "EAp1 full " where too many wait. They tell of no prompt and no model.
+one, "EAp1 enter" once it may go on, "EAp1 full " where too many wait. The client begins with "EAp1 knock", so that what
+else it came to, such as a web server, answers. They tell of no prompt and no model.
 """
 
 import collections
@@ -14,7 +15,8 @@ import threading
 from entropy_attn.errors import UserError
 
 _SIZE = 11
-_ENTER, _FULL = b"EAp1 enter\n", b"EAp1 full \n"
+_KNOCK, _ENTER, _FULL = b"EAp1 knock\n", b"EAp1 enter\n", b"EAp1 full \n"
+_KNOCK_SECONDS = 10.0
 _NOTICE_SECONDS = 2.0
 _PLACES = 16  # for those who wait
 _SILENCE = 120.0  # seconds without a line: a server takes some to start a process of its own for a client
@@ -91,9 +93,17 @@ def let_in(sock: socket.socket) -> None:
   """Tells a client that it may go on.
 
   Raises:
-    OSError: where it has left.
+    OSError: where it has left, or does not knock.
+    UserError: where it is no client of ours.
   """
   sock.sendall(_ENTER)
+  sock.settimeout(_KNOCK_SECONDS)
+  knock = _line(sock)
+  if len(knock) < _SIZE:
+    raise BrokenPipeError
+  if knock != _KNOCK:
+    raise UserError("the client sends what is no message of this program")
+  sock.settimeout(None)
 
 
 def wait(sock: socket.socket, name: str, on_wait: Callable[[int], None] = lambda before: None) -> None:
@@ -107,12 +117,14 @@ def wait(sock: socket.socket, name: str, on_wait: Callable[[int], None] = lambda
     UserError: where it is no door of ours, too many wait, or the server goes.
   """
   sock.settimeout(_SILENCE)
+  with contextlib.suppress(OSError):  # it may have said why it is closed
+    sock.sendall(_KNOCK)
   last, line = 0, b""
   while line != _ENTER:
     try:
+      line = _line(sock)
+    except (ConnectionResetError, BrokenPipeError):  # it never read the knock
       line = b""
-      while len(line) < _SIZE and (more := sock.recv(_SIZE - len(line))):
-        line += more
     except OSError as error:
       raise UserError(f"{name} does not let this client in ({error.strerror or error})") from error
     if line == _FULL:
@@ -124,3 +136,11 @@ def wait(sock: socket.socket, name: str, on_wait: Callable[[int], None] = lambda
     if line != _ENTER and int(line[5:]) != last:
       last = int(line[5:])
       on_wait(last)
+
+
+def _line(sock: socket.socket) -> bytes:
+  """The next line, or what there is of it at the end."""
+  line = b""
+  while len(line) < _SIZE and (more := sock.recv(_SIZE - len(line))):
+    line += more
+  return line

@@ -44,7 +44,7 @@ def profile(
     error: of each layer's exponential.
     offline: whether products with the weights are made before the prompt.
     link: a line to imitate.
-    threads: of each party; 0: all cores.
+    threads: of each party; 0: all cores, at most 8.
     show: a progress bar.
 
   Returns:

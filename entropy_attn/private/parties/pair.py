@@ -71,7 +71,7 @@ def session(
     role: of this party: SERVER or CLIENT.
     offer: at the server: what it offers, 'spec' among it.
     weights: at the server.
-    threads: of this party; 0: as many as it has cores.
+    threads: of this party; 0: as many as it has cores, at most 8.
     timeout: seconds without any sign of the other, or without its first words, after which it counts as lost.
     on_step: see `Session`.
 
@@ -161,7 +161,7 @@ def two_processes(
   """Runs some sequences as two parties in processes of their own, over loopback TCP.
 
   Args:
-    threads: of each party; 0: as many as it has cores.
+    threads: of each party; 0: as many as it has cores, at most 8.
     show: a progress bar.
     origin: where the sequences come from, for the error that says that a result cannot be.
     offline: whether products with the weights are made before each sequence.

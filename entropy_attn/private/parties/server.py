@@ -14,28 +14,34 @@ import numpy as np
 
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties import door, pair, sockets
+from entropy_attn.private.parties import quota as quota_lib
 from entropy_attn.private.parties.bar import Steps
+from entropy_attn.private.parties.quota import Asked, Quota
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import Tls
 from entropy_attn.private.parties.unnamed import Unnamed
-from entropy_attn.private.parties.wire import PeerEnded, PeerLost
+from entropy_attn.private.parties.wire import Connection, PeerEnded, PeerLost
 from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.prepare import prepare
-from entropy_attn.private.program.spec import Transforms
+from entropy_attn.private.program.spec import TOP_K, Transforms
 from entropy_attn.private.program.types import CLIENT, SERVER
 from entropy_attn.run.pretrained import Pretrained
 
 
-def offer(model: Pretrained, transforms: Transforms, error: float) -> tuple[dict, dict[str, np.ndarray]]:
+def offer(
+  model: Pretrained, transforms: Transforms, error: float, *, reveal: str = "argmax", top_k: int = TOP_K
+) -> tuple[dict, dict[str, np.ndarray]]:
   """What clients are told ('spec' and 'tokenizer'), and the weights, by name, that they are not.
 
   Args:
     error: of each layer's exponential.
+    reveal, top_k: what they learn of each answer: see `spec.Spec`.
 
   Raises:
     UserError: for what the user can mend.
   """
-  private = prepare(model, transforms, model.config.model.context_length, error).private
+  length = model.config.model.context_length
+  private = prepare(model, transforms, length, error, reveal=reveal, top_k=top_k).private
   name, content = model.tokenizer.file
   tokenizer = {"name": name, "content": base64.b64encode(content).decode()}
   return {"spec": private.spec.to_json(), "tokenizer": tokenizer}, dict(private.weights)
@@ -50,14 +56,18 @@ def serve(
   timeout: float = 30.0,
   threads: int = 0,
   once: bool = False,
+  quota: Quota | None = None,
+  max_session: float = 0.0,
 ) -> None:
   """Answers clients until Ctrl-C or a signal to end, or one alone if `once`.
 
   Args:
     offered, weights: of `offer`.
     timeout: seconds without a sign of the client, its first words or its next request, after which it is given up.
-    threads: of this party; 0: as many as it has cores.
+    threads: of this party; 0: as many as it has cores, at most 8.
     once: whether to end after the first; where that one was lost, the process exits as it did.
+    quota: of each client's answers; None: as many as it asks for.
+    max_session: seconds that one client may take, from its first words; 0: any time.
 
   Raises:
     UserError: when told to end by SIGTERM or SIGHUP.
@@ -69,10 +79,16 @@ def serve(
       while True:
         sock, name = entrance.next()
         say(f"{name} connected")
-        process = spawn.Process(target=_answer, args=(sock, offered, kept, tls, timeout, threads))
+        mine, its = spawn.Pipe()
+        args = (sock, offered, kept, tls, timeout, threads, quota and its, max_session)
+        process = spawn.Process(target=_answer, args=args)
         process.start()
         sock.close()
+        its.close()
+        if quota is not None:
+          quota_lib.answer(quota, mine, process, say)
         process.join()
+        mine.close()
         say(f"{name} {'served' if process.exitcode == 0 else 'not served to the end'}")
         if once:
           if process.exitcode:
@@ -108,9 +124,20 @@ def _signals_raise() -> Iterator[None]:
 
 
 def _answer(
-  sock: socket.socket, offered: Mapping, weights: Unnamed, tls: Tls | None, timeout: float, threads: int
+  sock: socket.socket,
+  offered: Mapping,
+  weights: Unnamed,
+  tls: Tls | None,
+  timeout: float,
+  threads: int,
+  pipe,
+  max_session: float,
 ) -> None:
-  """Answers one client, in this process, for as long as it asks and the server lives."""
+  """Answers one client, in this process, for as long as it asks, may ask, and the server lives.
+
+  Args:
+    pipe: to what counts its answers; None: nothing does.
+  """
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and ends this process
   threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
   with pair.ended_well(CLIENT):
@@ -120,9 +147,15 @@ def _answer(
     except OSError as error:
       raise PeerLost("it left before its turn") from error
     secured = sockets.secured(sock, tls, server=True)
+    asked = pipe and Asked(pipe, sockets.who(secured))
+    offered = offered if asked is None else offered | {"answers": asked.left()}
     options = {"offer": offered, "weights": weights.arrays(), "timeout": timeout, "threads": threads, "on_step": bar}
     with pair.session(secured, SERVER, **options) as (session, _):
+      if max_session:
+        _end_after(max_session, session.connection)
       for length in _requests(session, timeout):
+        if asked is not None and not asked.take():
+          raise Disagreement("the client has had as many answers in 24 hours as --quota allows", Ending.QUOTA)
         session.run(length)
         bar.close()
 
@@ -141,6 +174,19 @@ def _requests(session: Session, timeout: float) -> Iterator[int]:
       raise Disagreement("the client asks for what is no length that this model has", Ending.REQUEST)
     left -= length
     yield length
+
+
+def _end_after(seconds: float, connection: Connection) -> None:
+  """Ends this process after so many seconds, whatever it computes or waits for, and tells the client why."""
+
+  def end():
+    connection.end(Ending.TIME)
+    say(f"error: the session has taken {seconds:.0f} s, as long as --max_session allows")
+    os._exit(2)
+
+  timer = threading.Timer(seconds, end)
+  timer.daemon = True
+  timer.start()
 
 
 def _end_with_parent() -> None:

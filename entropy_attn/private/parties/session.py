@@ -131,7 +131,9 @@ class Session:
   def run(
     self, length: int, tokens: np.ndarray | None = None, *, material: Material | None = None, **options
   ) -> np.ndarray | None:
-    """Logits [1 or length, V] for `length` new tokens after those before, at the client; None at the server.
+    """What is revealed of `length` new tokens after those before, at the client; None at the server.
+
+    Logits [1 or length, V], or what else the program's first output is: see `build.build`.
 
     Args:
       tokens: at the client: ids [length].
@@ -157,8 +159,8 @@ class Session:
     if rows:
       how = f"two parties of {self.threads} threads, after {before} runs of this session"
       facts = {"digest": engine.digest(self.spec, codes), "how": how, "past": past, "layers": options.get("layers")}
-      raise check.Impossible(rows, check.circumstances(self.spec, tokens, outputs["logits"], **facts))
-    return outputs["logits"]
+      raise check.Impossible(rows, check.circumstances(self.spec, tokens, outputs.get("logits"), **facts))
+    return outputs[program.outputs[0]]
 
   def restart(self) -> None:
     """Forgets the tokens so far; the next run begins anew."""

@@ -221,6 +221,11 @@ def connect(
   return secured(sock, tls, server=False)
 
 
+def who(sock: socket.socket | TlsSocket) -> str:
+  """By what the other party is known again: its certificate's SHA-256, or without TLS its address."""
+  return sock.identity()[1] if isinstance(sock, TlsSocket) else sock.getpeername()[0]
+
+
 def secured(
   sock: socket.socket, tls: Tls | None, *, server: bool, patience: float = HANDSHAKE
 ) -> socket.socket | TlsSocket:

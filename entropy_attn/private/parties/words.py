@@ -18,6 +18,8 @@ class Ending(enum.Enum):
   PROGRAM = "program"
   REQUEST = "request"
   LATE = "late"
+  QUOTA = "quota"
+  TIME = "time"
 
 
 MEANING = {
@@ -28,6 +30,8 @@ MEANING = {
   Ending.PROGRAM: "it would run another program: use the same version of the model, of this package and of jax",
   Ending.REQUEST: "it was asked for what it does not do",
   Ending.LATE: "it waited too long for a word of this party",
+  Ending.QUOTA: "it has given this party as many answers in 24 hours as its --quota allows: ask again later",
+  Ending.TIME: "the session has taken as long as its --max_session allows: ask for fewer tokens, or a shorter prompt",
 }
 
 

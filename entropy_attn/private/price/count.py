@@ -257,7 +257,7 @@ def _network(use: Use, n: int, length: int, operands: int) -> Cost:
   cost = Cost()
   for pairs in batcher(length):
     at_once = pairs * (n // length)
-    cost += use.protocols.each("compare", at_once) + use.protocols.each("choose", at_once * operands)
+    cost += use.protocols.each("compare", at_once) + use.protocols.each("choose", at_once) * operands
   return cost
 
 

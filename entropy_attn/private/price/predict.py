@@ -164,28 +164,38 @@ def _masked(step: types.Step, reads: tuple[Variable, ...], results: int) -> prot
   )
 
 
-def of_config(config, transforms: spec_lib.Transforms, length: int | None = None, **options) -> dict:
+def of_config(
+  config,
+  transforms: spec_lib.Transforms,
+  length: int | None = None,
+  *,
+  reveal: str = "logits",
+  top_k: int = spec_lib.TOP_K,
+  **options,
+) -> dict:
   """What one inference of a config's model costs, if every FFN that may vanish does.
 
   Args:
     length: of the prompt; None: 1 after a `past`, else what the context leaves beside the tokens after the prompt.
+    reveal, top_k: what the client learns: see `spec.Spec`.
     options: of `predict`.
 
   Returns:
-    architecture, length, transforms, and what `predict` returns.
+    architecture, length, transforms, reveal, and what `predict` returns.
 
   Raises:
-    UserError: where transforms contradict the architecture.
+    UserError: where transforms contradict the architecture, or the vocabulary has fewer than top_k.
   """
   m = config.model
   exponential = squares.exponential(squares.ERROR, -12.0)  # no text tells how far scores reach
-  spec = spec_lib.of_config(m, transforms, (exponential,) * m.num_layers)
+  spec = spec_lib.of_config(m, transforms, (exponential,) * m.num_layers).revealing(reveal, top_k)
   if length is None:
     length = 1 if options.get("past") else max(1, m.context_length - options.get("tokens", 1) + 1)
   return {
     "architecture": architecture_name(config),
     "length": length,
     "transforms": dataclasses.asdict(transforms),
+    "reveal": reveal,
     **predict(spec, length, **options),
   }
 

@@ -5,13 +5,14 @@ E entries of the causal part of N × M, V vocabulary, W one-hot width, B bits.
 """
 
 from collections.abc import Iterable, Mapping
+import dataclasses
 import math
 
 import numpy as np
 
 from entropy_attn.errors import UserError
 from entropy_attn.private.program import operations as f
-from entropy_attn.private.program import products, softmax
+from entropy_attn.private.program import products, reveal, softmax
 from entropy_attn.private.program.attend import append_softmax
 from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
@@ -44,10 +45,13 @@ def build(
   layers: int | None = None,
   prepared: bool = False,
 ) -> Program:
-  """The program for `length` new positions after `past` cached ones; its outputs are logits [1, V].
+  """The program for `length` new positions after `past` cached ones.
+
+  Its first output is what the spec reveals: 'logits' [1, V], 'token' [1], int32, or 'top' [2, K]: the largest logits,
+  from the largest, and their tokens.
 
   Args:
-    every_position: logits [N, V] of all new positions, as perplexity needs, and not of the last alone.
+    every_position: logits [N, V] of all new positions, as perplexity needs, whatever the spec reveals.
     layers: the first so many alone; None: all.
     prepared: whether squares and divisions are products, too, of which most can be done before (`ahead`); the engine by
       itself has cheaper ones.
@@ -57,6 +61,7 @@ def build(
   """
   if past + length > spec.context_length:
     raise UserError(f"{past + length} tokens are more than the {spec.context_length} positions of this model")
+  spec = dataclasses.replace(spec, reveal="logits") if every_position else spec
   last_only = spec.transforms.last_position and not every_position
   return Builder(spec, length, past, last_only, layers, prepared).program()
 
@@ -118,7 +123,8 @@ class Builder:
       self._attention(l, layer)
       self._ffn(l, layer)
     self._head()
-    return Program(self.inputs, tuple(self.steps), ("logits", *self.bad), tuple(self.kept), self.products)
+    revealed = self._revealed()
+    return Program(self.inputs, tuple(self.steps), (revealed, *self.bad), tuple(self.kept), self.products)
 
   def add(self, layer, kind: str, operation: Operation, reads, writes, ring: int = WIDE):
     """Appends a step."""
@@ -289,6 +295,18 @@ class Builder:
       self._count(None, f.CountUnnormalised(), "h")
     columns = share(s.vocab_size, D * rows)
     self._linear(None, "vocabulary", "head", s.head_biases, "h", "logits", rows, D, s.vocab_size, column_block=columns)
+
+  def _revealed(self) -> str:
+    """The name of what is made of the logits, to be revealed."""
+    if self.spec.reveal == "argmax":
+      narrow = self.spec.transforms.softmax_ring == "32"  # else its keys would be made for this alone
+      self.add(None, "choice", reveal.LastLogits(narrow), ("logits",), ("logits",))
+      self.add(None, "choice", reveal.Likeliest(), ("logits",), ("token",), NARROW if narrow else WIDE)
+      return "token"
+    if self.spec.reveal == "top_k":
+      self.add(None, "choice", reveal.Top(self.spec.top_k), ("logits",), ("top",))
+      return "top"
+    return "logits"
 
 
 def share(whole: int, products_each: int) -> int:

@@ -62,7 +62,15 @@ class Prepared(NamedTuple):
   tightest: ranges.Range
 
 
-def prepare(model: Pretrained, transforms: Transforms, length: int, error: float = squares.ERROR) -> Prepared:
+def prepare(
+  model: Pretrained,
+  transforms: Transforms,
+  length: int,
+  error: float = squares.ERROR,
+  *,
+  reveal: str = "logits",
+  top_k: int = spec.TOP_K,
+) -> Prepared:
   """A model ready to run privately: exponentials are chosen for, and ranges checked on, CALIBRATION sequences.
 
   What its activations read, too: where that has no room in a 32-bit ring, activation_ring=auto becomes 64.
@@ -70,6 +78,7 @@ def prepare(model: Pretrained, transforms: Transforms, length: int, error: float
   Args:
     length: tokens of each sequence, of the run's own training text where there is one.
     error: of each layer's exponential; see `squares.exponential`.
+    reveal, top_k: what the client learns: see `Spec`.
 
   Raises:
     UserError: where transforms contradict the architecture or each other, or numbers would leave the range of fixed
@@ -81,9 +90,11 @@ def prepare(model: Pretrained, transforms: Transforms, length: int, error: float
   exact = Exact(model.variables, c, transforms)
   exponentials = ranges.choose_exponentials(exact.model, transforms, text_SxN, error)
   private = weights_lib.fold(model.variables, c, transforms, exponentials)
+  private = dataclasses.replace(private, spec=private.spec.revealing(reveal, top_k))
   found = ranges.measure(private, text_SxN)
   if transforms.activation_ring == "auto" and not all(r.fits for r in found if r.kind == "activation"):
     transforms = dataclasses.replace(transforms, activation_ring="64")
     private = weights_lib.fold(model.variables, c, transforms, exponentials)
+    private = dataclasses.replace(private, spec=private.spec.revealing(reveal, top_k))
     found = ranges.measure(private, text_SxN)
   return Prepared(private, exact, ranges.check(found))

@@ -109,18 +109,22 @@ def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
   found: dict[tuple, Range] = {}
 
   def run(step, arrays):
-    def see(name, value):
+    def see(name, value, limit=None):
+      limit = _limit(step) if limit is None else limit
       key = (step.layer, step.kind, name)
       largest = float(np.max(np.nan_to_num(np.abs(np.asarray(value, np.float64)), nan=np.inf), initial=0.0))
       before = found.get(key, Range(*key, 0.0, math.inf))  # a name may pass both rings
-      found[key] = Range(*key, max(largest, before.largest), min(_limit(step), before.limit))
+      found[key] = Range(*key, max(largest, before.largest), min(limit, before.limit))
 
     if step.ring == NARROW and step.kind in _BOUNDED:
       return step(operations, *arrays)
     for name, array in zip(step.reads, arrays, strict=True):
       see(name, array)
     traced = jax.make_jaxpr(lambda *xs: step(operations, *xs))(*arrays)
-    return trace.walk(traced, arrays, lambda value, aval: value, _evaluation(see))
+    written = trace.walk(traced, arrays, lambda value, aval: value, _evaluation(see))
+    if step.writes == ("logits",) and model.spec.reveal == "argmax" and model.spec.transforms.softmax_ring == "32":
+      see("logits", written[0], LIMITS[NARROW])  # there they are compared
+    return written
 
   _run_all(model, tokens_SxN, run)
   return list(found.values())

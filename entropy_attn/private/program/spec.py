@@ -21,6 +21,9 @@ CHOICES = {
   "embedding": ("selected", "one_hot"),
 }
 
+REVEALS = ("argmax", "top_k", "logits")
+TOP_K, TOP_K_MOST = 40, 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Transforms:
@@ -95,7 +98,14 @@ class LayerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """The whole model. Programs of any length are built from it (`build.build`)."""
+  """The whole model. Programs of any length are built from it (`build.build`).
+
+  Attributes:
+    head_basis: whether the final state goes back to the model's own basis.
+    exp_iterations: of the engine's own exponential.
+    reveal: what the client learns of the last position: one of REVEALS.
+    top_k: how many of the largest logits, with reveal = top_k.
+  """
 
   num_heads: int
   d_model: int
@@ -104,10 +114,24 @@ class Spec:
   context_length: int
   norm: bool
   layers: tuple[LayerSpec, ...]
-  head_basis: bool  # whether the final state goes back to the model's own basis
+  head_basis: bool
   head_biases: tuple[str, ...]
   transforms: Transforms
-  exp_iterations: int = 8  # of the engine's own exponential
+  exp_iterations: int = 8
+  reveal: str = "logits"
+  top_k: int = TOP_K
+
+  def revealing(self, reveal: str, top_k: int = TOP_K) -> "Spec":
+    """The same model, of whose last position the client learns something else.
+
+    Raises:
+      UserError: for what is none of REVEALS, or more than the vocabulary has or than are chosen at most.
+    """
+    check_choice("reveal", reveal, REVEALS)
+    most = min(TOP_K_MOST, self.vocab_size)
+    if reveal == "top_k" and (type(top_k) is not int or not 1 <= top_k <= most):
+      raise UserError(f"top_k={top_k} must be between 1 and {most}: --reveal=logits reveals all")
+    return dataclasses.replace(self, reveal=reveal, top_k=top_k)
 
   def to_json(self) -> str:
     """The spec as a text that `from_json` reads; the same text for an equal spec."""
@@ -125,7 +149,8 @@ class Spec:
       layers = tuple(_layer(layer) for layer in fields.pop("layers"))
       transforms = Transforms(**fields.pop("transforms"))
       fields["head_biases"] = tuple(fields["head_biases"])
-      return cls(layers=layers, transforms=transforms, **fields)
+      spec = cls(layers=layers, transforms=transforms, **fields)
+      return spec.revealing(spec.reveal, spec.top_k)
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f"not the description of a private model: {type(error).__name__}: {error}") from error
 

@@ -18,6 +18,7 @@ from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.wire import Connection, PeerEnded, PeerLost
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program import squares
+from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import SERVER
 
 pytestmark = needs_engine
@@ -34,7 +35,7 @@ def offer():
   return {"spec": spec.to_json(), "tokenizer": {"name": "tokenizer.json", "content": content}}
 
 
-def told_by(ids, monkeypatch, *, tokens=1, run=None, offered=None):
+def told_by(ids, monkeypatch, *, tokens=1, run=None, offered=None, **options):
   """All that a client tells a server after its greeting; what it raises, or None; and what the server hears last."""
   said, heard, ends = {}, [], socket.socketpair()
 
@@ -58,7 +59,7 @@ def told_by(ids, monkeypatch, *, tokens=1, run=None, offered=None):
   thread.start()
   error = None
   try:
-    client.generate(ends[1], lambda tokenizer: ids, tokens)
+    client.generate(ends[1], lambda tokenizer: ids, tokens, **options)
   except (UserError, Impossible, PeerLost) as raised:
     error = raised
   thread.join(PATIENCE)
@@ -81,6 +82,13 @@ def test_a_prompt_that_does_not_fit_tells_the_server_nothing(ids, tokens, reason
   assert reason in str(error)
   assert messages == [{"offer": True}, ENDED]
   assert isinstance(heard, PeerEnded) and str(heard) == "it ended the session"
+
+
+def test_a_temperature_that_the_server_does_not_serve_is_refused_before_anything_is_asked(monkeypatch):
+  offered = offer()
+  offered["spec"] = Spec.from_json(offered["spec"]).revealing("argmax").to_json()
+  messages, error, _ = told_by([5], monkeypatch, offered=offered, temperature=0.8)
+  assert "--temperature=0.8 draws from logits" in str(error) and messages == [{"offer": True}, ENDED]
 
 
 def test_a_result_that_is_thrown_away_looks_to_the_server_like_one_that_is_not(monkeypatch):

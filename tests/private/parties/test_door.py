@@ -1,5 +1,6 @@
 """Who is let in when, and what those who wait are told."""
 
+import http.server
 import socket
 import threading
 
@@ -72,6 +73,22 @@ def test_another_door_is_no_door_of_ours(said):
   other.sendall(said)
   with pytest.raises(UserError, match="what answers at here is no server of private inferences"):
     door.wait(one, "here")
+
+
+def test_a_web_server_is_no_door_of_ours():
+  with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as web:
+    threading.Thread(target=web.handle_request, daemon=True).start()
+    with pytest.raises(UserError, match="what answers at .* is no server of private inferences"):
+      sockets.connect(*web.server_address, None)
+
+
+@pytest.mark.parametrize("said,error", [(b"GET / HTTP/1.1\r\n\r\n", UserError), (b"EAp1", OSError)])
+def test_a_stranger_is_not_let_in(said, error):
+  one, other = socket.socketpair()
+  other.sendall(said)
+  other.shutdown(socket.SHUT_WR)
+  with pytest.raises(error):
+    door.let_in(one)
 
 
 def test_a_silent_door_is_left(monkeypatch):

@@ -77,6 +77,12 @@ def test_greetings_tell_versions_and_roles_apart():
     assert reason in str(served) and "\x1b" not in str(served) and len(str(served)) < 200
 
 
+def test_threads_that_nobody_asked_for_are_few(monkeypatch):
+  monkeypatch.setattr(greeting.os, "sched_getaffinity", lambda _: range(32))
+  served, asked = both(lambda c: greeting.greet(c, SERVER), lambda c: greeting.greet(c, CLIENT, threads=16))
+  assert served["threads"] == asked["threads"] == 8
+
+
 def test_a_server_waits_for_a_greeting_no_longer_than_it_said():
   served, _ = both(lambda c: greeting.greet(c, SERVER, within=0.5), lambda c: c.hear() and c.hear())
   assert isinstance(served, Overdue)

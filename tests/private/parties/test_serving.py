@@ -80,14 +80,10 @@ def processes():
 
 
 def serve(processes, checkpoint, *flags, tmpdir=None):
-  with socket.create_server(("127.0.0.1", 0)) as free:
-    port = free.getsockname()[1]
-  process = start(
-    "serve", f"--checkpoint={checkpoint}", f"--port={port}", "--threads=1", PATIENT, *flags, tmpdir=tmpdir
-  )
+  process = start("serve", f"--checkpoint={checkpoint}", "--port=0", "--threads=1", PATIENT, *flags, tmpdir=tmpdir)
   processes.append(process)
-  wait_for(process, "serving on")
-  return process, port
+  port = re.search(r"serving on 127.0.0.1:(\d+)", wait_for(process, "serving on")[-1])[1]
+  return process, int(port)
 
 
 def ask(processes, port, *flags):
@@ -97,7 +93,7 @@ def ask(processes, port, *flags):
 
 
 def test_generated_tokens_are_the_models_own(processes, checkpoint, tmp_path):
-  _, port = serve(processes, checkpoint)
+  _, port = serve(processes, checkpoint, "--reveal=top_k", "--top_k=20")
   path = tmp_path / "out.json"
   client = ask(processes, port, "--prompt=import os", "--tokens=4", f"--json={path}")
   out, err = client.communicate(timeout=PATIENCE)
@@ -234,6 +230,7 @@ def test_who_only_lives_does_not_hold_the_server_and_who_waits_is_told(processes
       except OSError:
         return
 
+  idle.sendall(b"EAp1 knock\n")
   threading.Thread(target=live, daemon=True).start()
   wait_for(server, "connected")
   client = ask(processes, port, "--prompt_ids=5", "--tokens=1", "--timeout=30")
@@ -241,6 +238,22 @@ def test_who_only_lives_does_not_hold_the_server_and_who_waits_is_told(processes
   left.set()
   assert client.returncode == 0 and "the server is busy, 1 before this one" in err, err
   assert any("has not said what was awaited for 3 s" in line for line in wait_for(server, "not served to the end"))
+
+
+def test_a_client_has_so_many_answers_and_the_server_so_much_time(processes, checkpoint, tmp_path):
+  path = tmp_path / "quota.json"
+  server, port = serve(processes, checkpoint, "--quota=3", f"--quota_file={path}", "--max_session=600")
+  assert ask(processes, port, "--prompt_ids=5", "--tokens=2").wait(timeout=PATIENCE) == 0
+  _, err = ask(processes, port, "--prompt_ids=5", "--tokens=2").communicate(timeout=PATIENCE)
+  assert "error: the server has 1 answer(s) left for this client now, fewer than --tokens=2" in err
+  ((_, hours),) = json.loads(path.read_text()).items()
+  assert sum(hours.values()) == 2
+  end(server)
+  server, port = serve(processes, checkpoint, "--max_session=2")
+  client = ask(processes, port, "--prompt_ids=5,6,7,8", "--tokens=6")
+  _, err = client.communicate(timeout=PATIENCE)
+  assert client.returncode == 2 and "the session has taken as long as its --max_session allows" in err
+  assert "as long as --max_session allows" in "".join(wait_for(server, "not served to the end"))
 
 
 def test_garbage_ends_a_session_and_no_more(processes, checkpoint):
