@@ -40,7 +40,7 @@ compare: .venv/installed
 	$(PY) -m entropy_attn.study --study=configs/studies/compare.py --workdir=runs/compare
 
 test: .venv/installed-dev .venv/installed-private
-	$(PY) -m pytest -q -n 2 --dist loadfile
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed-dev .venv/installed-private
 	$(PY) -m pytest -q -m slow

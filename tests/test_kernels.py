@@ -3,6 +3,8 @@
 The Pallas kernels run here in interpret mode; tests/test_aot.py compiles them for the chips.
 """
 
+import functools
+
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 import jax
@@ -20,41 +22,49 @@ KERNELS = {
 }
 
 
-def run(name, q, k, v, row_scale, keep, dout, dentropy, causal):
+@functools.cache
+def program(name, causal):
   """out, entropy, and the gradients of q, k, v, row_scale, as attention.py asks them of the kernel."""
-  kernel = KERNELS[name]
-  if name == "blockwise":
-    options = {"causal": causal}
-    keep = None if keep is None else keep[:, None, None]
-  else:
-    options = {"causal": causal, "interpret": True}
+  kernel, options = KERNELS[name], {"causal": causal} | ({} if name == "blockwise" else {"interpret": True})
 
   @jax.jit
   def both(q, k, v, row_scale, keep, dout, dentropy):
+    if name == "blockwise" and keep is not None:
+      keep = keep[:, None, None]
     out, entropy, lse = kernel.forward(q, k, v, row_scale, keep, **options)
     dout_out = jnp.sum(dout.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
     delta = jnp.swapaxes(dout_out, 1, 2) + (0 if dentropy is None else dentropy * entropy)
     grads = kernel.backward(q, k, v, row_scale, keep, lse, dout, delta, dentropy, **options)
     return out, entropy, *grads[:3], jnp.sum(grads[3], axis=0)
 
-  return both(q, k, v, row_scale, keep, dout, dentropy)
+  return both
+
+
+def run(name, *, causal, **data):
+  return program(name, causal)(**data)
+
+
+@functools.partial(jax.jit, static_argnames="causal")
+def reference(q, k, v, row_scale, keep, dout, dentropy, causal):
+  """The same by the materialised reference and its automatic derivatives."""
+  mask = None if keep is None else keep[:, None, None]
+
+  def attend(q, k, v, row_scale):
+    out, entropy = dot_product_attention(
+      q, k, v, temperature=1 / row_scale, scale=1.0, causal=causal, mask=mask, implementation="reference"
+    )
+    return out, jnp.swapaxes(entropy, 1, 2)
+
+  values, vjp = jax.vjp(attend, q, k, v, row_scale)
+  return *values, *vjp((dout, jnp.broadcast_to(dentropy, values[1].shape)))
 
 
 def oracle(q, k, v, row_scale, keep, dout, dentropy, causal):
-  """The same by the materialised reference and its automatic derivatives, in float64."""
+  """The reference in float64."""
   with jax.enable_x64():
     q, k, v, row_scale, dout = (jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v, row_scale, dout))
     dentropy = jnp.zeros(row_scale.shape) if dentropy is None else jnp.asarray(np.asarray(dentropy, np.float64))
-    mask = None if keep is None else jnp.asarray(keep)[:, None, None]
-
-    def attend(q, k, v, row_scale):
-      out, entropy = dot_product_attention(
-        q, k, v, temperature=1 / row_scale, scale=1.0, causal=causal, mask=mask, implementation="reference"
-      )
-      return out, jnp.swapaxes(entropy, 1, 2)
-
-    values, vjp = jax.vjp(attend, q, k, v, row_scale)
-    return *values, *vjp((dout, jnp.broadcast_to(dentropy, values[1].shape)))
+    return reference(q, k, v, row_scale, keep, dout, dentropy, causal)
 
 
 def inputs(seed, B, T, S, H, G, K, *, log_t=0.0, width=None, size=1.0, keep=False, dtype=jnp.float32):

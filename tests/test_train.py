@@ -18,18 +18,20 @@ def copy_of(workdir, tmp_path):
   return shutil.copytree(workdir, tmp_path / "copy")
 
 
-def arrays(workdir, step):
-  """Every array of a checkpoint, by its path, read without this project."""
+def arrays(step, *workdirs):
+  """Of each run every array of a checkpoint, by its path, read without this project."""
   code = (
     "import sys, numpy as np, jax, orbax.checkpoint as ocp\n"
-    "tree = ocp.StandardCheckpointer().restore(sys.argv[1])\n"
-    "flat = jax.tree_util.tree_leaves_with_path(tree)\n"
-    "np.savez(sys.argv[2], **{jax.tree_util.keystr(p): np.asarray(x) for p, x in flat})\n"
+    "for path, target in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+    "  tree = ocp.StandardCheckpointer().restore(path)\n"
+    "  flat = jax.tree_util.tree_leaves_with_path(tree)\n"
+    "  np.savez(target, **{jax.tree_util.keystr(p): np.asarray(x) for p, x in flat})\n"
   )
-  target = workdir / f"{step}.npz"
-  path = (workdir / "checkpoints" / str(step) / "state").resolve()
-  subprocess.run([sys.executable, "-W", "ignore", "-c", code, path, target], check=True, capture_output=True)
-  return dict(np.load(target))
+  targets = [workdir / f"{step}.npz" for workdir in workdirs]
+  paths = [(workdir / "checkpoints" / str(step) / "state").resolve() for workdir in workdirs]
+  pairs = [argument for pair in zip(paths, targets, strict=True) for argument in pair]
+  subprocess.run([sys.executable, "-W", "ignore", "-c", code, *pairs], check=True, capture_output=True)
+  return [dict(np.load(target)) for target in targets]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finis
 
   _, err = run(workdir, corpus)
   assert f"resumed from step {stopped_at}" in err
-  expected, found = arrays(whole, STEPS), arrays(workdir, STEPS)
+  expected, found = arrays(STEPS, whole, workdir)
   assert expected.keys() == found.keys()
   for name, value in expected.items():
     np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -150,7 +152,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(finishe
   assert "checkpoint 24 cannot be read" in err
   assert "resumed from step 16" in err
   assert (workdir / "checkpoints_unreadable" / "24").is_dir()
-  expected, found = arrays(finished[0], STEPS), arrays(workdir, STEPS)
+  expected, found = arrays(STEPS, finished[0], workdir)
   for name, value in expected.items():
     np.testing.assert_array_equal(found[name], value, err_msg=name)
 
@@ -191,12 +193,7 @@ def test_other_text_is_evaluated_with_the_runs_tokenizer_and_named(finished, cor
 def test_a_run_goes_on_only_with_its_text(corpus, tmp_path):
   texts = shutil.copytree(corpus["data.path"], tmp_path / "text")
   workdir = texts / "runs" / "a#[b]"  # below the text, which it is no part of
-  fields = corpus | {
-    "data.path": texts,
-    "data.data_dir": texts / "built",
-    "train.steps": 5,
-    "train.checkpoint_every": 2,
-  }
+  fields = corpus | {"data.path": texts, "data.data_dir": texts / "built", "train.checkpoint_every": 2}
   arguments = command(workdir, fields)
   arguments[1:3] = ["-c", INTERRUPTED.format(step=3, number="SIGHUP")]
   assert "stopped by SIGHUP: saved step 3" in finish(popen(arguments), expect=2)[1]
@@ -206,7 +203,7 @@ def test_a_run_goes_on_only_with_its_text(corpus, tmp_path):
   assert sorted(path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()) == ["2", "3"]
   _, err = run(workdir, fields, "--accept_changed_text")
   assert "note: from step 3 on another text, as accepted" in err and "added.py" in err
-  assert [record["step"] for record in lines(workdir)] == [1, 2, 3, 4, 5]
+  assert [record["step"] for record in lines(workdir)] == list(range(1, STEPS + 1))
   identity = json.loads((workdir / "dataset.json").read_text())
   assert identity["earlier"][0]["until_step"] == 3
   assert any(identity["earlier"][0][split]["digest"] != identity[split]["digest"] for split in ("train", "valid"))
@@ -257,7 +254,7 @@ def test_divergence_stops_names_the_layer_and_keeps_the_state_before(corpus, tmp
   assert summary["step"] == step == lines(workdir)[-1]["step"] < STEPS
   assert summary["divergence"]["text"] in (err if code else out)
   assert "not finite first in" in summary["divergence"]["text"]
-  kept = arrays(workdir, step - 1)
+  (kept,) = arrays(step - 1, workdir)
   assert all(np.all(np.isfinite(value)) for value in kept.values())
   assert kept["['step']"] == step - 1
 

@@ -1,5 +1,8 @@
 """Small models of every architecture, with parameters that are nothing special."""
 
+import copy
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +39,18 @@ def config_of(fields: dict, family: str = "codeparrot", **size: int):
 
 def make(fields: dict, family: str = "codeparrot", **size: int):
   """(config, variables) of a small model whose every parameter has been moved from its initial value."""
-  c = config_of(fields, family, **size)
-  variables = GPT(c).init(jax.random.key(0), jnp.zeros((1, c.model.context_length), jnp.int32))
+  made = _made(family, tuple((fields | size).items()))
+  return config_of(fields, family, **size), copy.deepcopy(made)
+
+
+@functools.cache
+def _made(family: str, fields: tuple):
+  """The variables alone, made once: most tests are of the same few models."""
+  c = config_of(dict(fields), family)
+  variables = jax.jit(GPT(c).init)(jax.random.key(0), jnp.zeros((1, c.model.context_length), jnp.int32))
   rng = np.random.default_rng(1)
   moved = lambda x: np.asarray(x) + np.float32(0.1) * rng.normal(size=np.shape(x)).astype(np.float32)
-  return c, jax.tree.map(moved, dict(variables))
+  return jax.tree.map(moved, dict(variables))
 
 
 def logits_of(config, variables, tokens_N) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The analytical cost: ciphertexts counted as the engine cuts them, and every measured run predicted."""
 
 import csv
+import functools
 import io
 import json
 import pathlib
@@ -232,18 +233,24 @@ def test_every_constant_is_there_and_none_is_negative(setting, ring):
   assert protocols(ring, setting).each("ciphertext pair", 1).bytes > 2e5
 
 
+@functools.cache
+def predicted(path):
+  """(what a recorded run took, what is predicted of it)."""
+  measured = json.loads(path.read_text())
+  return measured, predict.of_profile(measured)
+
+
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
 def test_bytes_and_rounds_of_every_recorded_run_are_predicted(path):
-  measured = json.loads(path.read_text())
-  found = predict.of_profile(measured)
+  measured, found = predicted(path)
   assert found["total_bytes"] == pytest.approx(measured["total_bytes"], rel=0.03)
   assert found["rounds"] == pytest.approx(measured["rounds"], rel=0.05)
 
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
 def test_memory_of_every_recorded_run_is_roughly_predicted(path):
-  measured = json.loads(path.read_text())
-  found = predict.of_profile(measured)["peak_rss_bytes"]
+  measured, found = predicted(path)
+  found = found["peak_rss_bytes"]
   assert found["server"] == pytest.approx(measured["peak_rss_bytes"]["server"], rel=0.05)
   within = 0.07 if measured["transforms"]["exponential"] == "squares" else 0.18
   assert found["client"] == pytest.approx(measured["peak_rss_bytes"]["client"], rel=within)
