@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from entropy_attn.private.program.packing import ciphertexts
 
-# What is weighed against each other, in MB. As measured (`price`), for both directions: a ciphertext each way, a number
-# that is cut, and the seconds of a plaintext's product and of a rotation, a second as 1 MB. A round is 0.05 MB.
-_QUERY, _ANSWER, _CUT = 0.370, 0.509, 3.1e-6
+# What is weighed against each other, in MB. As measured (`price`), for both directions: a ciphertext each way, and the
+# seconds of a plaintext's product and of a rotation, a second as 1 MB. A round is 0.05 MB.
+_QUERY, _ANSWER = 0.370, 0.509
 _PIECE, _ROTATION, _ROUND = 0.00069, 0.0029, 0.05
 
 
@@ -57,9 +57,8 @@ def price(joining: Joining, H: int, N: int, C: int, L: int) -> float:
   G, diagonal = joining
   shape = (G * N, G * C, L) if diagonal else (G * N, C, G * L)
   parts = ciphertexts(*shape)
-  sent = _QUERY * parts.queries + _ANSWER * parts.answers + _CUT * shape[0] * shape[2]
-  rounds = _ROUND * (1 + parts.client_encrypts)
-  return H // G * (sent + _PIECE * parts.pieces + _ROTATION * parts.rotations + rounds)
+  sent = _QUERY * parts.queries + _ANSWER * parts.answers
+  return H // G * (sent + _PIECE * parts.pieces + _ROTATION * parts.rotations + _ROUND)
 
 
 def product(left_HxNxC, right_HxCxL, joining: Joining):
