@@ -20,12 +20,13 @@ FLAGS = absl_flags.FLAGS
 
 def define_flags() -> None:
   """Defines the command's flags."""
-  absl_flags.DEFINE_string("server", "127.0.0.1:9700", "host:port of private.serve.")
+  line.define_server()
   absl_flags.DEFINE_string("prompt", None, "Text to go on from.")
   absl_flags.DEFINE_list("prompt_ids", None, "Instead of --prompt: token ids, separated by commas.")
   absl_flags.DEFINE_integer("tokens", 8, "How many to generate at most.", lower_bound=1)
   absl_flags.DEFINE_float("temperature", 0.0, "0: the likeliest token; else drawn.", lower_bound=0.0)
   absl_flags.DEFINE_integer("seed", 0, "Of the drawing.", lower_bound=0)
+  cli.define_path("material", None, "Folder of what private.prepare made with this server: it is used where it fits.")
   cli.define_json()
   line.define()
   cli.add_check(check_flags)
@@ -40,18 +41,18 @@ def check_flags() -> None:
   if FLAGS.prompt is not None and decoding.without_surrogates(FLAGS.prompt) != FLAGS.prompt:
     raise UserError("--prompt is not UTF-8: write it so, or give --prompt_ids")
   _prompt_ids()
-  line.check_host("server", _address(FLAGS.server)[0])
 
 
 def main() -> None:
   """Prints text as it comes, then what the prompt and each token took."""
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
-  from entropy_attn.private.parties import client, engine, pair, sockets
+  from entropy_attn.private.parties import client, engine, pair
+  from entropy_attn.private.parties.store import Store
   from entropy_attn.private.parties.words import printable
 
   engine.core()
   tls, timeout, threads = line.party(server=False)
-  sock = sockets.connect(*_address(FLAGS.server), tls, on_wait=_say_busy)
+  sock = line.connect(tls)
   with pair.ended_well("server"):
     result = client.generate(
       sock,
@@ -61,20 +62,18 @@ def main() -> None:
       seed=FLAGS.seed,
       threads=threads,
       timeout=timeout,
+      store=None if FLAGS.material is None else Store(FLAGS.material),
       on_token=lambda text: print(printable(text, keep="\n\t"), end="", flush=True),
     )
     cli.write_json(result)
     print()
     for i, spent in enumerate(result["spent"]):
       what = f"prompt of {spent['tokens']} tokens" if i == 0 else f"token {i}"
+      how = ", prepared" if spent["prepared"] else ""
       print(
-        f"{what}: {spent['bytes'] / 1e6:,.1f} MB, {spent['rounds']:,.0f} rounds, {spent['seconds']:.1f} s",
+        f"{what}: {spent['bytes'] / 1e6:,.1f} MB, {spent['rounds']:,.0f} rounds, {spent['seconds']:.1f} s{how}",
         file=sys.stderr,
       )
-
-
-def _say_busy(before: int) -> None:
-  print(f"the server is busy, {before} before this one", file=sys.stderr, flush=True)
 
 
 def _encode(tokenizer) -> list[int]:
@@ -89,13 +88,6 @@ def _prompt_ids() -> list[int] | None:
   if not all(re.fullmatch(" *[0-9]{1,9} *", part) for part in FLAGS.prompt_ids):
     raise UserError(f"--prompt_ids={','.join(FLAGS.prompt_ids)} are not numbers")
   return [int(part) for part in FLAGS.prompt_ids]
-
-
-def _address(text: str) -> tuple[str, int]:
-  host, _, port = text.rpartition(":")
-  if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
-    raise UserError(f"--server={text!r} has not the form host:port")
-  return host.strip("[]"), int(port)
 
 
 if __name__ == "__main__":

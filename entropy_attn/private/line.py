@@ -1,6 +1,9 @@
 """Flags of the line to the other party: who that must be, and what may go without TLS."""
 
 import dataclasses
+import re
+import socket
+import sys
 
 from absl import flags as absl_flags
 
@@ -25,6 +28,32 @@ def define() -> None:
     "insecure", False, "Let others on the line read what is said: without TLS beyond this machine."
   )
   cli.add_check(_check_peer)
+
+
+def define_server() -> None:
+  """Defines --server, for `connect`."""
+  absl_flags.DEFINE_string("server", "127.0.0.1:9700", "host:port of private.serve.")
+  cli.add_check(lambda: check_host("server", _address()[0]))
+
+
+def connect(tls: Tls | None) -> socket.socket | sockets.TlsSocket:
+  """A socket connected to --server, once this client's turn has come.
+
+  Raises:
+    UserError: where it cannot be reached, or is none of ours.
+  """
+  return sockets.connect(*_address(), tls, on_wait=_say_busy)
+
+
+def _say_busy(before: int) -> None:
+  print(f"the server is busy, {before} before this one", file=sys.stderr, flush=True)
+
+
+def _address() -> tuple[str, int]:
+  host, _, port = FLAGS.server.rpartition(":")
+  if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+    raise UserError(f"--server={FLAGS.server!r} has not the form host:port")
+  return host.strip("[]"), int(port)
 
 
 def _check_peer() -> None:

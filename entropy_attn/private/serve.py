@@ -30,6 +30,8 @@ def define_flags() -> None:
   )  # fmt: skip
   absl_flags.DEFINE_float("max_session", 0.0, "Seconds that one client may take; 0: any time.", lower_bound=0.0)
   cli.define_path("quota_file", None, "Keeps what --quota counts, so that a restart does not forget it.")
+  cli.define_path("material", None, "Folder for what clients make ahead of their prompts (private.prepare).")
+  absl_flags.DEFINE_float("material_most", 16.0, "GiB of it from which no more is made.", lower_bound=0.0)
   line.define()
   cli.add_check(lambda: line.check_host("host", FLAGS.host.strip("[]")))
   cli.add_check(_check_quota)
@@ -47,11 +49,14 @@ def main() -> None:
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.parties import engine, server, sockets
   from entropy_attn.private.parties.quota import Quota
+  from entropy_attn.private.parties.store import Store
 
   engine.core()
   tls, timeout, threads = line.party(server=True)
   host = FLAGS.host.strip("[]")  # of an IPv6 address
   quota = Quota(FLAGS.quota, FLAGS.quota_file) if FLAGS.quota else None
+  if FLAGS.material is not None:
+    Store(FLAGS.material)  # so that a folder that cannot be used is known now
   listening = sockets.listen(host, FLAGS.port)
   port = listening.getsockname()[1]  # with --port=0 one that was free
   model = flags.load_model()
@@ -61,6 +66,7 @@ def main() -> None:
     server.say("--quota counts by address: without TLS no certificate tells clients apart")
   options = {"tls": tls, "timeout": timeout, "threads": threads, "once": FLAGS.once, "quota": quota}
   options |= {"max_session": FLAGS.max_session}
+  options |= {"material": FLAGS.material, "material_most": FLAGS.material_most * 2**30}
   try:
     server.serve(offered, weights, listening, **options)
   except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """A client of a private server: text from a prompt that stays here, by a model that stays there."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import pathlib
 import socket
 import tempfile
@@ -11,9 +11,13 @@ import numpy as np
 
 from entropy_attn.data import tokenizer as tokenizer_lib
 from entropy_attn.errors import UserError
-from entropy_attn.private.parties import pair
+from entropy_attn.private.parties import pair, sockets
 from entropy_attn.private.parties.bar import Steps
+from entropy_attn.private.parties.keeper import ClientsKeeper
+from entropy_attn.private.parties.material import Material
+from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import TlsSocket
+from entropy_attn.private.parties.store import Store
 from entropy_attn.private.parties.wire import PeerLost
 from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import CLIENT
@@ -28,6 +32,7 @@ def generate(
   seed: int = 0,
   threads: int = 0,
   timeout: float = 30.0,
+  store: Store | None = None,
   on_token: Callable[[str], None] = lambda text: None,
 ) -> dict:
   """Generates by asking a server for one token after the other.
@@ -41,10 +46,12 @@ def generate(
     seed: of the drawing.
     threads: of this party; 0: as many as it has cores, at most 8.
     timeout: seconds without a sign of the server after which it is given up.
+    store: of material that was made ahead with this server, to be used; None: none.
     on_token: called with each new token's text.
 
   Returns:
-    prompt_ids, ids, text, and spent: for the prompt and each token its tokens, bytes, rounds and seconds.
+    prompt_ids, ids, text, and spent: for the prompt and each token its tokens, bytes, rounds and seconds, and whether
+    material was there for it.
 
   Raises:
     UserError: for a prompt that does not fit, a temperature where the server reveals no logits, or more tokens than it
@@ -60,16 +67,16 @@ def generate(
     ids = list(encode(tokenizer))
     _check_fits(ids, tokens, session.spec)  # before the server is asked for anything
     rng, new, spent, asked = np.random.default_rng(seed), [], [], ids
-    for _ in range(tokens):
-      session.connection.tell({"length": len(asked)})
+    for material in _asked(session, sock, store, len(ids), tokens):
       started, before = time.monotonic(), session.connection.counts()
-      revealed = session.run(len(asked), np.asarray(asked))
+      revealed = session.run(len(asked), np.asarray(asked), material=material)
       taken = session.connection.counts() - before
       spent.append({
         "tokens": len(asked),
         "bytes": taken.sent + taken.received,
         "rounds": taken.chain / 2,
         "seconds": time.monotonic() - started,
+        "prepared": material is not None,
       })  # fmt: skip
       token = _chosen(session.spec, revealed, temperature, rng)
       new.append(token)
@@ -81,19 +88,81 @@ def generate(
   return {"prompt_ids": ids, "ids": new, "text": tokenizer.decode(new), "spent": spent}
 
 
+def prepare(
+  sock: socket.socket | TlsSocket,
+  store: Store,
+  *,
+  length: int,
+  tokens: int,
+  sets: int,
+  threads: int = 0,
+  timeout: float = 30.0,
+  on_set: Callable[[dict], None] = lambda made: None,
+) -> list[dict]:
+  """Makes material with a server, until so many sets wait for such prompts.
+
+  Args:
+    sock: connected to the server.
+    length: tokens of a prompt at most.
+    tokens: to generate at most.
+    sets: how many prompts it is to suffice for.
+    threads, timeout: see `generate`.
+    on_set: called with what `prepare` returns of each set, once both keep it.
+
+  Returns:
+    Of each set that was made: bytes, rounds and seconds of its making, and kept, its bytes on disk.
+
+  Raises:
+    UserError: for more tokens than the model has positions, or where the server keeps no (more) material.
+    PeerLost: where the server goes.
+  """
+  bar, made = Steps("before the prompt"), []
+  with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
+    if offered.get("material") is not True:
+      raise UserError("this server keeps no material: it must serve with --material=FOLDER")
+    _check_room(length, tokens, session.spec)
+    keeper = ClientsKeeper(store, sockets.who(sock))
+    while len(keeper.waiting(session.spec, length, tokens)) < sets:
+      started, before = time.monotonic(), session.connection.counts()
+      kept = keeper.make(session, length, tokens)
+      taken = session.connection.counts() - before
+      bar.close()
+      made.append({
+        "bytes": taken.sent + taken.received,
+        "rounds": taken.chain / 2,
+        "seconds": time.monotonic() - started,
+        "kept": kept,
+      })  # fmt: skip
+      on_set(made[-1])
+  return made
+
+
+def _asked(session: Session, sock, store: Store | None, length: int, tokens: int) -> Iterator[Material | None]:
+  """Asks the server for the prompt and then each token; what was made for it, or None."""
+  if store is not None:
+    yield from ClientsKeeper(store, sockets.who(sock)).used(session, length, tokens)
+    return
+  for i in range(tokens):
+    session.connection.tell({"length": length if i == 0 else 1})
+    yield None
+
+
+def _check_room(prompt: int, tokens: int, spec: Spec) -> None:
+  room = spec.context_length - prompt
+  if room < tokens - 1:
+    raise UserError(
+      f"the prompt has {prompt} tokens and --tokens={tokens} more do not fit the model's {spec.context_length} "
+      f"positions: shorten the prompt or ask for {max(room + 1, 0)} or fewer"
+    )
+
+
 def _check_fits(ids: list[int], tokens: int, spec: Spec) -> None:
-  prompt, positions = len(ids), spec.context_length
-  if not prompt:
+  if not ids:
     raise UserError("the prompt is empty: give at least one token")
   for i in ids:
     if not 0 <= i < spec.vocab_size:
       raise UserError(f"token {i} is out of range: the model knows 0 to {spec.vocab_size - 1}")
-  room = positions - prompt
-  if room < tokens - 1:
-    raise UserError(
-      f"the prompt has {prompt} tokens and --tokens={tokens} more do not fit the model's {positions} "
-      f"positions: shorten the prompt or ask for {max(room + 1, 0)} or fewer"
-    )
+  _check_room(len(ids), tokens, spec)
 
 
 def _check_draws(temperature: float, spec: Spec) -> None:

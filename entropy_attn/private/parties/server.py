@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import signal
 import socket
 import sys
@@ -13,9 +14,11 @@ import threading
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.parties import door, pair, sockets
+from entropy_attn.private.parties import door, keeper, pair, sockets
 from entropy_attn.private.parties import quota as quota_lib
 from entropy_attn.private.parties.bar import Steps
+from entropy_attn.private.parties.keeper import ServersKeeper
+from entropy_attn.private.parties.material import Material
 from entropy_attn.private.parties.quota import Asked, Quota
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import Tls
@@ -58,6 +61,8 @@ def serve(
   once: bool = False,
   quota: Quota | None = None,
   max_session: float = 0.0,
+  material: pathlib.Path | None = None,
+  material_most: float = 0.0,
 ) -> None:
   """Answers clients until Ctrl-C or a signal to end, or one alone if `once`.
 
@@ -68,19 +73,23 @@ def serve(
     once: whether to end after the first; where that one was lost, the process exits as it did.
     quota: of each client's answers; None: as many as it asks for.
     max_session: seconds that one client may take, from its first words; 0: any time.
+    material: a folder for what clients make ahead of their prompts; None: nothing is made.
+    material_most: bytes of it from which no more is made.
 
   Raises:
     UserError: when told to end by SIGTERM or SIGHUP.
   """
   spawn = multiprocessing.get_context("spawn")
   kept, entrance, process = Unnamed(weights), door.Door(listening), None
+  keeping = None if material is None else (material, keeper.weights_digest(weights), material_most)
+  offered = {**offered, "material": material is not None}
   with _signals_raise():
     try:
       while True:
         sock, name = entrance.next()
         say(f"{name} connected")
         mine, its = spawn.Pipe()
-        args = (sock, offered, kept, tls, timeout, threads, quota and its, max_session)
+        args = (sock, offered, kept, tls, timeout, threads, quota and its, max_session, keeping)
         process = spawn.Process(target=_answer, args=args)
         process.start()
         sock.close()
@@ -132,11 +141,13 @@ def _answer(
   threads: int,
   pipe,
   max_session: float,
+  keeping: tuple[pathlib.Path, str, float] | None,
 ) -> None:
   """Answers one client, in this process, for as long as it asks, may ask, and the server lives.
 
   Args:
     pipe: to what counts its answers; None: nothing does.
+    keeping: of material: the folder, the weights' digest, and how much; None: none is made.
   """
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and ends this process
   threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
@@ -148,32 +159,40 @@ def _answer(
       raise PeerLost("it left before its turn") from error
     secured = sockets.secured(sock, tls, server=True)
     asked = pipe and Asked(pipe, sockets.who(secured))
+    kept = keeping and ServersKeeper(keeping[0], keeping[1], sockets.who(secured), keeping[2])
     offered = offered if asked is None else offered | {"answers": asked.left()}
     options = {"offer": offered, "weights": weights.arrays(), "timeout": timeout, "threads": threads, "on_step": bar}
     with pair.session(secured, SERVER, **options) as (session, _):
       if max_session:
         _end_after(max_session, session.connection)
-      for length in _requests(session, timeout):
+      for length, material in _requests(session, timeout, kept):
         if asked is not None and not asked.take():
           raise Disagreement("the client has had as many answers in 24 hours as --quota allows", Ending.QUOTA)
-        session.run(length)
+        session.run(length, material=material)
         bar.close()
 
 
-def _requests(session: Session, timeout: float) -> Iterator[int]:
-  """The lengths that a client asks for, until it ends."""
+def _requests(session: Session, timeout: float, kept: ServersKeeper | None) -> Iterator[tuple[int, Material | None]]:
+  """The lengths that a client asks for, until it ends, each with what was made for it; makes more when it asks."""
   left = session.spec.context_length
-  while True:
-    try:
-      length = session.connection.hear(timeout).get("length")
-    except PeerEnded as ended:
-      if ended.ending is Ending.ENDED:
-        return
+  try:
+    while True:
+      request = session.connection.hear(timeout)
+      if kept is not None and "prepare" in request:
+        rows, size = kept.make(session, request)
+        say(f"material for {rows} tokens kept, {size / 1e6:,.0f} MB" if size else "--material_most is reached")
+        continue
+      length = request.get("length")
+      if type(length) is not int or not 1 <= length <= left:
+        raise Disagreement("the client asks for what is no length that this model has", Ending.REQUEST)
+      left -= length
+      yield length, kept.take(session, request) if kept is not None and "material" in request else None
+  except PeerEnded as ended:
+    if ended.ending is not Ending.ENDED:
       raise
-    if type(length) is not int or not 1 <= length <= left:
-      raise Disagreement("the client asks for what is no length that this model has", Ending.REQUEST)
-    left -= length
-    yield length
+  finally:
+    if kept is not None:
+      kept.drop()
 
 
 def _end_after(seconds: float, connection: Connection) -> None:

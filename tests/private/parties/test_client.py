@@ -45,7 +45,7 @@ def told_by(ids, monkeypatch, *, tokens=1, run=None, offered=None, **options):
       super().tell(message)
 
   monkeypatch.setattr(pair, "Connection", Telling)
-  monkeypatch.setattr(Session, "run", run or (lambda *args: pytest.fail("the server was asked")))
+  monkeypatch.setattr(Session, "run", run or (lambda *args, **options: pytest.fail("the server was asked")))
 
   def serve():
     try:
@@ -92,13 +92,13 @@ def test_a_temperature_that_the_server_does_not_serve_is_refused_before_anything
 
 
 def test_a_result_that_is_thrown_away_looks_to_the_server_like_one_that_is_not(monkeypatch):
-  def impossible(*args):
+  def impossible(*args, **options):
     raise Impossible(7, "tokens 3,4")
 
-  def broken(*args):
+  def broken(*args, **options):
     raise PeerLost("a fault that knows of tokens 3,4")
 
-  runs = [lambda *args: np.zeros((1, 41)), impossible, broken]
+  runs = [lambda *args, **options: np.zeros((1, 41)), impossible, broken]
   found = [told_by([3, 4], monkeypatch, run=run) for run in runs]
   assert [type(error) for _, error, _ in found] == [type(None), Impossible, PeerLost]
   for messages, _, heard in found:
