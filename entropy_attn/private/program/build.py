@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from entropy_attn.errors import UserError
-from entropy_attn.private.program import joined, softmax
+from entropy_attn.private.program import joined, softmax, uniform
 from entropy_attn.private.program import operations as f
 from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
@@ -163,7 +163,20 @@ class _Builder:
     self.add(l, "projection", f.Attended(), ("x", "a", *o), ("x",))
 
   def _softmax(self, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int):
-    """q, k and v to the mixed values "a" of N queries and M keys.
+    """q, k and v to the mixed values "a" of N queries and M keys; heads taken for uniform have no scores."""
+    means = self.spec.transforms.uniform_in(l)
+    if not means:
+      self._mixed(l, layer, k, v, N, M)
+      return
+    rest = tuple(h for h in range(self.spec.num_heads) if h not in means)
+    self.add(l, "values", uniform.CausalMeans(means, N), (v,), ("means",) if rest else ("a",))
+    if rest:
+      self.add(l, "scores", uniform.Rest(rest), ("q", k, v), ("q", "k", "v"))
+      self._mixed(l, layer, "k", "v", N, M)
+      self.add(l, "values", uniform.Together(means + rest), ("means", "a"), ("a",))
+
+  def _mixed(self, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int):
+    """q, k and v to the mixed values "a" by a softmax of the scores.
 
     Entries are cheapest to compare, square and multiply in the narrow ring, which holds no more than they need. A wide
     share becomes a narrow one by its lower half, without a message; what makes the entries leaves their point where
