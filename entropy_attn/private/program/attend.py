@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from entropy_attn.private.program import causal, joined, products, softmax
+from entropy_attn.private.program import causal, joined, products, softmax, uniform
 from entropy_attn.private.program.operations import Cut
 from entropy_attn.private.program.spec import LayerSpec, Transforms
 from entropy_attn.private.program.squares import Squares
@@ -23,12 +23,29 @@ _NARROW_KEYS = 2.5  # a head width: with more, dividing their probabilities cost
 def append_softmax(b: Builder, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int) -> None:
   """Appends what makes of q, k and v the mixed values "a" of N queries and M keys.
 
+  Heads that are taken for uniform have no scores.
+  """
+  means, H = b.spec.transforms.uniform_in(l), b.spec.num_heads
+  if not means:
+    _append_mixed(b, l, layer, k, v, (H, N, M))
+    return
+  rest = tuple(h for h in range(H) if h not in means)
+  b.add(l, "values", uniform.CausalMeans(means, N), (v,), ("means",) if rest else ("a",))
+  if rest:
+    b.add(l, "scores", uniform.Rest(rest), ("q", k, v), ("q", "k", "v"))
+    _append_mixed(b, l, layer, "k", "v", (len(rest), N, M))
+    b.add(l, "values", uniform.Together(means + rest), ("means", "a"), ("a",))
+
+
+def _append_mixed(b: Builder, l: int, layer: LayerSpec, k: str, v: str, sizes: tuple[int, int, int]) -> None:
+  """Appends what makes of q, k and v of H heads the mixed values "a", by a softmax of the scores.
+
   Entries are cheapest to compare, square and multiply in the narrow ring, which holds no more than they need. A wide
   share becomes a narrow one by its lower half, without a message; what makes the entries leaves their point where
   the narrow ring has it. The way back is a narrow share in the upper half of a wide one, where its overflow falls
   off, and from there down to the wide point (`Builder.lowered`).
   """
-  t, H, K, chain = b.spec.transforms, b.spec.num_heads, b.spec.d_model // b.spec.num_heads, layer.exponential
+  (H, N, M), t, chain, K = sizes, b.spec.transforms, layer.exponential, b.spec.d_model // b.spec.num_heads
   narrow = t.softmax_ring == "32"
   ring, division = NARROW if narrow else WIDE, _division(t, K, M)
   E = len(causal.entries(N, M))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import re
 
 from entropy_attn.errors import UserError, check_choice
 from entropy_attn.private.program.squares import Squares
@@ -27,7 +28,7 @@ TOP_K, TOP_K_MOST = 40, 64
 
 @dataclasses.dataclass(frozen=True)
 class Transforms:
-  """What is done to a model before it runs privately. All are exact, but for exponential and gelu."""
+  """What is done to a model before it runs privately. All are exact, but for exponential, gelu and uniform_heads."""
 
   fold: bool = True  # scales, temperatures, alpha, beta, LayerNorm gains and linear FFNs go into the weights
   one_product: bool = True  # queries, keys and values by one product
@@ -48,13 +49,19 @@ class Transforms:
   softmax_ring: str = "32"  # bits of the ring in which maximum and exponential are computed
   maximum: str = "pairs"  # of a row. fours: four entries at a time, fewer rounds and far more bytes
   activation_ring: str = "auto"  # of ReLU and of GELU by squares; auto: 32 where what they read has room there
+  uniform_heads: str = ""  # LAYER.HEAD+…: heads whose probabilities are taken to be all alike
   division: str = "auto"  # by row sums. narrow: there; late: of mixed values; early: as written; auto: narrow or late
 
   def exactly(self) -> "Transforms":
     """These transforms without their approximations: what a private inference is compared with."""
     return dataclasses.replace(
-      self, exponential="engine", softmax_ring="64", activation_ring="64", division="late", clamp=False, gelu="exact"
-    )
+      self, exponential="engine", softmax_ring="64", activation_ring="64", division="late", clamp=False, gelu="exact",
+      uniform_heads="",
+    )  # fmt: skip
+
+  def uniform_in(self, layer: int) -> tuple[int, ...]:
+    """The heads of a layer that are taken for uniform, in order."""
+    return tuple(sorted({head for l, head in _uniform(self.uniform_heads) if l == layer}))
 
   @property
   def narrow_activation(self) -> bool:
@@ -237,6 +244,12 @@ def check(t: Transforms, c) -> None:
     raise UserError("transform exponential=squares needs fold=on and triangle=on")
   if t.softmax_ring == "32" and t.exponential == "engine":
     raise UserError("transform softmax_ring=32 needs exponential=squares")
+  for layer, head in _uniform(t.uniform_heads):
+    if layer >= c.num_layers or head >= c.num_heads:
+      raise UserError(
+        f"transform uniform_heads={t.uniform_heads!r}: {layer}.{head} is none of {c.num_layers} layers of "
+        f"{c.num_heads} heads, counted from 0"
+      )
   if t.activation_ring == "32" and t.exponential == "engine":
     raise UserError("transform activation_ring=32 needs exponential=squares")
   if t.division == "narrow" and t.softmax_ring != "32":
@@ -254,13 +267,16 @@ def parse_transforms(text: str, base: Transforms = Transforms()) -> Transforms:
       base = STOCK
       continue
     name, _, value = part.partition("=")
-    check_choice("transform", name, [*ON_OFF, *CHOICES, "condition_bound", "stock"])
+    check_choice("transform", name, [*ON_OFF, *CHOICES, "condition_bound", "uniform_heads", "stock"])
     if name in ON_OFF:
       check_choice(f"transform {name}", value, ("on", "off"))
       base = dataclasses.replace(base, **{name: value == "on"})
     elif name in CHOICES:
       check_choice(f"transform {name}", value, CHOICES[name])
       base = dataclasses.replace(base, **{name: value})
+    elif name == "uniform_heads":
+      _uniform(value)
+      base = dataclasses.replace(base, uniform_heads=value)
     else:
       try:
         base = dataclasses.replace(base, condition_bound=float(value))
@@ -277,6 +293,17 @@ def transforms_for(model_config, text: str = "") -> Transforms:
   """
   linear = model_config.norm == "none" and model_config.activation == "identity"
   return parse_transforms(text, dataclasses.replace(Transforms(), eliminate_ffns=linear))
+
+
+def _uniform(text: str) -> list[tuple[int, int]]:
+  """The (layer, head) that a text LAYER.HEAD+LAYER.HEAD+… names.
+
+  Raises:
+    UserError: if it is none.
+  """
+  if not re.fullmatch(r"(\d+\.\d+(\+\d+\.\d+)*)?", text):
+    raise UserError(f"transform uniform_heads={text!r} is not of the form LAYER.HEAD+LAYER.HEAD, such as 0.3+5.11")
+  return [tuple(map(int, part.split("."))) for part in text.split("+") if part]
 
 
 def _layer(fields: dict) -> LayerSpec:

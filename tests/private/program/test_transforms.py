@@ -143,6 +143,7 @@ def test_what_does_not_fit_is_refused():
     ("triangel=off", "transform='triangel' is not one of .*did you mean 'triangle'"),
     ("triangle=no", "transform triangle='no' is not one of on, off"),
     ("gelu=tanh", "transform gelu='tanh' is not one of squares, exact"),
+    ("uniform_heads=1", "uniform_heads='1' is not of the form LAYER.HEAD"),
     ("condition_bound=much", "condition_bound='much' is not a number"),
   ],
 )
@@ -156,6 +157,7 @@ def test_a_misspelt_transform_is_named(text, message):
   [
     ("fold=off", "eliminate_ffns=on needs fold=on"),
     ("fold=off,eliminate_ffns=off", "exponential=squares needs fold=on and triangle=on"),
+    ("uniform_heads=0.1+2.0", "2.0 is none of 2 layers of 2 heads, counted from 0"),
     ("softmax_ring=64,division=narrow", "division=narrow needs softmax_ring=32"),
     ("exponential=engine", "softmax_ring=32 needs exponential=squares"),
     ("exponential=engine,softmax_ring=64,activation_ring=32", "activation_ring=32 needs exponential=squares"),
