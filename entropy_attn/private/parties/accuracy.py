@@ -87,11 +87,12 @@ def reference_logits(private: Model, tokens_SxN: np.ndarray, origin: str = "") -
   N = tokens_SxN.shape[1]
   built, compiler = build(private.spec, N, every_position=True), engine.Compiler(private.spec)
   codes = compiler.program(built)
-  digest = engine.digest(private.spec, codes)
+  settings = Settings.of(private.spec)
+  digest = engine.digest(private.spec, settings, codes)
   weights = server_inputs(private.weights, N)
   results, failed, how = [], {}, "one process in fixed point"
   for i, tokens_N in enumerate(bar(tokens_SxN, what="in fixed point", unit="sequence")):
-    machine = Reference(Settings.of(private.spec))
+    machine = Reference(settings)
     inputs = weights | client_inputs(private.spec, tokens_N)
     for name, variable in built.inputs.items():
       machine.give(name, variable, inputs[name])
@@ -100,7 +101,8 @@ def reference_logits(private: Model, tokens_SxN: np.ndarray, origin: str = "") -
     logits = machine.value("logits")
     rows = int(machine.value("impossible")) if "impossible" in built.outputs else 0
     if rows:
-      failed[i] = check.Impossible(rows, check.circumstances(private.spec, tokens_N, logits, digest=digest, how=how))
+      facts = {"digest": digest, "settings": settings, "how": how}
+      failed[i] = check.Impossible(rows, check.circumstances(private.spec, tokens_N, logits, **facts))
     results.append(logits)
   check.check_sequences(failed, len(tokens_SxN), origin)
   return np.stack(results)

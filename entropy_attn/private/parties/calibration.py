@@ -29,10 +29,11 @@ from entropy_attn.private.program.types import CLIENT, NARROW, SERVER, SHARED, W
 
 THREADS = 2
 SETTINGS = {
-  "cheap": Settings(1, True, "EMP_Ferret"),
+  "cheap": Settings(1, False, "EMP_Ferret"),
+  "verified": Settings(1, True, "EMP_Ferret"),
   "stock": Settings(8, False, "YACL_Ferret"),
 }
-RINGS = (("cheap", WIDE), ("cheap", NARROW), ("stock", WIDE))
+RINGS = (("cheap", WIDE), ("cheap", NARROW), ("verified", NARROW), ("stock", WIDE))
 SIZES = (512, 2048, 6000, 20000, 66000, 150000)
 SMALL = (512, 2048, 6000, 20000, 98304)  # of protocols made of many
 MATRICES = (

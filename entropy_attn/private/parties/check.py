@@ -58,6 +58,7 @@ def circumstances(
   logits: np.ndarray | None,
   *,
   digest: str,
+  settings: Settings,
   how: str,
   past: int = 0,
   layers: int | None = None,
@@ -67,6 +68,7 @@ def circumstances(
   Args:
     logits: where they are revealed; else None.
     digest: of the program; see `engine.digest`.
+    settings: of the engine.
     how: by whom it was computed.
     past: cached positions before the tokens.
     layers: so many were run; None: all.
@@ -77,7 +79,7 @@ def circumstances(
   reach = "" if logits is None else f"logits up to {np.max(np.abs(logits)):.3g}; "
   return (
     f"{len(tokens_N)} tokens after {past}, {layers or len(spec.layers)} layers, {spec.num_heads} heads, "
-    f"width {spec.d_model}, vocabulary {spec.vocab_size}; transforms {transforms[:16]}, {Settings.of(spec)}, "
+    f"width {spec.d_model}, vocabulary {spec.vocab_size}; transforms {transforms[:16]}, {settings}, "
     f"program {digest[:16]}, engine {engine.version()}; {how}; {reach}tokens {ids}"
   )
 

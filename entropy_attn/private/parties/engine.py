@@ -21,7 +21,17 @@ import jax
 from entropy_attn.errors import UserError
 from entropy_attn.private.program.ops import engine_of
 from entropy_attn.private.program.spec import Settings, Spec
-from entropy_attn.private.program.types import CLIENT, FRACTION, SECRET, SERVER, Product, Program, Step, Variable
+from entropy_attn.private.program.types import (
+  CLIENT,
+  FRACTION,
+  NARROW,
+  SECRET,
+  SERVER,
+  Product,
+  Program,
+  Step,
+  Variable,
+)
 
 RANKS = {SERVER: 0, CLIENT: 1}
 INTEGERS = "int32"  # by which the engine calls a ring's integers, however large: it then cuts nothing off a product
@@ -82,7 +92,10 @@ def runtime_config(settings: Settings, ring: int, protocol: str = "CHEETAH", thr
     "field": f"FM{ring}",
     "fxp_fraction_bits": FRACTION[ring],
     "fxp_exp_iters": settings.exp_iterations,
-    "cheetah_2pc_config": {"enable_mul_lsb_error": settings.lsb_error, "ot_kind": settings.oblivious_transfer},
+    "cheetah_2pc_config": {
+      "enable_mul_lsb_error": settings.lsb_error and ring == NARROW,
+      "ot_kind": settings.oblivious_transfer,
+    },
     "experimental_enable_colocated_optimization": True,  # what one party owns stays with it
     "experimental_disable_mmul_split": True,  # the operations split their products themselves
     "max_concurrency": threads,
@@ -196,13 +209,13 @@ def _line_of(module, name: str) -> str:
   return f" ({places[0][1]}:{places[0][2]})" if places else ""
 
 
-def digest(spec: Spec, codes: list[bytes]) -> str:
+def digest(spec: Spec, settings: Settings, codes: list[bytes]) -> str:
   """What both parties must agree upon before a secret leaves either: a SHA-256, in hexadecimal.
 
   It is of the spec, the engine's settings and version, the number formats, and the code of every step.
   """
   agreed = hashlib.sha256(spec.to_json().encode())
-  agreed.update(repr((Settings.of(spec), FRACTION, version())).encode())
+  agreed.update(repr((settings, FRACTION, version())).encode())
   for code in codes:
     agreed.update(hashlib.sha256(code).digest())
   return agreed.hexdigest()

@@ -14,7 +14,7 @@ from entropy_attn.private.parties.material import Material
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.store import Store
 from entropy_attn.private.parties.words import Disagreement, Ending
-from entropy_attn.private.program.spec import Spec
+from entropy_attn.private.program.spec import Settings, Spec
 
 
 def weights_digest(weights: Mapping[str, np.ndarray]) -> str:
@@ -29,7 +29,7 @@ def weights_digest(weights: Mapping[str, np.ndarray]) -> str:
 
 def _bound(spec: Spec, peer: str) -> dict[str, str]:
   """What material is made for: the model as both know it, and the other party."""
-  return {"model": engine.digest(spec, []), "peer": peer}
+  return {"model": engine.digest(spec, Settings.of(spec, prepared=True), []), "peer": peer}
 
 
 class ServersKeeper:

@@ -8,12 +8,17 @@ and x y = (x − a)(y − b) + (x − a) b + a (y − b) + a b.
 What is sent is uniformly random, as with a one-time pad; so each mask must be used once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import math
+import secrets
 
 import numpy as np
 
+from entropy_attn.private.program.products import CrossTerms
 from entropy_attn.private.program.types import SecretProduct
+
+_LAST_BITS = 4  # by how much a product of the engine may be wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,50 @@ def _fits(mask: Mask, shapes) -> bool:
     len(size) <= len(shape) and all(n <= most for n, most in zip(shape, size, strict=False))
     for size, shape in zip(sizes, shapes, strict=False)
   )
+
+
+def laid_out(cross: CrossTerms, masks: Sequence[np.ndarray], *, server: bool) -> np.ndarray:
+  """The numbers [n] that a party puts into `CrossTerms`.
+
+  Args:
+    masks: its shares of the masks of x, and of y.
+    server: whether it is the server.
+  """
+  parts = [masks[0]]
+  if len(masks) == 2:
+    spread = cross.operation.multiply(np.ones_like(masks[0]), masks[1])
+    parts = [masks[0], spread] if server else [spread, masks[0]]
+  numbers = uniform((cross.length,), 8 * masks[0].itemsize).copy()
+  numbers[~cross.witnesses()] = np.concatenate([part.ravel() for part in parts])
+  return numbers
+
+
+def crossed(cross: CrossTerms, masks: Sequence[np.ndarray], share: np.ndarray) -> np.ndarray:
+  """A party's share of the masks' product.
+
+  Args:
+    masks: see `laid_out`.
+    share: of what `CrossTerms` gave, [n].
+  """
+  terms = share[~cross.witnesses()].reshape(-1, *masks[0].shape)
+  total = terms.sum(axis=0, dtype=terms.dtype) if len(masks) == 2 else terms[0] + terms[0]
+  return cross.operation.multiply(masks[0], masks[-1]) + total
+
+
+def right(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
+  """Whether opened products are those of the opened numbers, but for their last bits.
+
+  Args:
+    mine, theirs: a party's numbers, and its shares of their products.
+  """
+  (r, c), (s, d) = mine, theirs
+  wrong = (r * s - c - d).view(r.dtype.str.replace("u", "i"))
+  return bool(np.all(np.abs(wrong) <= _LAST_BITS))
+
+
+def uniform(shape: Sequence[int], bits: int) -> np.ndarray:
+  """Uniform integers, from the system's source."""
+  return np.frombuffer(secrets.token_bytes(math.prod(shape) * bits // 8), f"uint{bits}").reshape(shape)
 
 
 def hidden(operation: SecretProduct, mask: Mask, numbers: list[np.ndarray]) -> tuple[list[np.ndarray], Mask]:

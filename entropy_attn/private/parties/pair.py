@@ -18,7 +18,6 @@ from entropy_attn.private.parties import check
 from entropy_attn.private.parties.bar import Steps
 from entropy_attn.private.parties.check import Impossible
 from entropy_attn.private.parties.greeting import greet
-from entropy_attn.private.parties.material import Material
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import TlsSocket
 from entropy_attn.private.parties.unnamed import Unnamed
@@ -60,6 +59,7 @@ def session(
   threads: int = 0,
   timeout: float = 30.0,
   link: Link = DIRECT,
+  prepared: bool = True,
   on_step: Callable[[Step, int, int], None] = lambda step, i, count: None,
 ) -> Iterator[tuple[Session, dict]]:
   """A session with the party at the other end of a connected socket, and its first words.
@@ -73,7 +73,7 @@ def session(
     weights: at the server.
     threads: of this party; 0: as many as it has cores, at most 8.
     timeout: seconds without any sign of the other, or without its first words, after which it counts as lost.
-    on_step: see `Session`.
+    prepared, on_step: see `Session`.
 
   Raises:
     UserError: where versions differ, the other is not the other role, or what it offers is no model.
@@ -83,7 +83,8 @@ def session(
   with watched(connection, CLIENT if role == SERVER else SERVER):
     theirs = greet(connection, role, offer, threads, within=timeout)
     spec = _spec_of(str((offer if role == SERVER else theirs).get("spec")))
-    yield Session(connection, role, spec, weights, threads=theirs["threads"], on_step=on_step), theirs
+    options = {"threads": theirs["threads"], "prepared": prepared, "on_step": on_step}
+    yield Session(connection, role, spec, weights, **options), theirs
     if role == CLIENT:  # as it says where something was wrong with its prompt or its result
       connection.end(Ending.ENDED)
     else:
@@ -175,11 +176,11 @@ def two_processes(
   """
   spawn = multiprocessing.get_context("spawn")
   port, port_sender = spawn.Pipe(duplex=False)
-  common = {"link": link, "threads": threads, "timeout": LOCAL_TIMEOUT}
+  common = {"link": link, "threads": threads, "timeout": LOCAL_TIMEOUT, "prepared": offline}
   offer = {"spec": private.spec.to_json()}
   jobs = {
-    SERVER: (_serve, (port_sender, offer, Unnamed(private.weights), tokens_SxN.shape, show, common, offline, options)),
-    CLIENT: (_ask, (port, tokens_SxN, origin, common, offline, options)),
+    SERVER: (_serve, (port_sender, offer, Unnamed(private.weights), tokens_SxN.shape, show, common, options)),
+    CLIENT: (_ask, (port, tokens_SxN, origin, common, options)),
   }
   running = {}
   for role, (work, args) in jobs.items():
@@ -221,31 +222,24 @@ def _child(sender, work, args) -> None:
     raise
 
 
-def _serve(
-  port_sender, offer: Mapping, weights: Unnamed, shape, show: bool, common: Mapping, offline: bool, options
-) -> dict:
+def _serve(port_sender, offer: Mapping, weights: Unnamed, shape, show: bool, common: Mapping, options) -> dict:
   with socket.create_server(("127.0.0.1", 0)) as listening:
     port_sender.send(listening.getsockname()[1])
     sock, _ = listening.accept()
   bar = {"on_step": Steps("private inference")} if show else {}
   with session(sock, SERVER, offer=offer, weights=weights.arrays(), **common, **bar) as (mine, _):
     for _ in range(shape[0]):
-      mine.run(shape[1], material=_material(mine, shape[1], offline, options), **options)
+      mine.run(shape[1], **options)
       mine.restart()
-  return {"records": mine.records, "peak_rss_bytes": _peak_bytes()}
+  return {"records": mine.records, "peak_rss_bytes": _peak_bytes(), "remade": mine.remade}
 
 
-def _material(session: Session, length: int, offline: bool, options: Mapping) -> Material | None:
-  return session.prepare(length, layers=options.get("layers"))[0] if offline else None
-
-
-def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, offline: bool, options) -> dict:
+def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, options) -> dict:
   logits, failed = [], {}
   with session(socket.create_connection(("127.0.0.1", port.recv())), CLIENT, **common) as (mine, _):
     for i, tokens in enumerate(tokens_SxN):
       try:
-        material = _material(mine, len(tokens), offline, options)
-        logits.append(mine.run(len(tokens), tokens, material=material, **options))
+        logits.append(mine.run(len(tokens), tokens, **options))
       except Impossible as error:
         failed[i] = error
       mine.restart()

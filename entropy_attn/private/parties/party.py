@@ -88,6 +88,18 @@ class Party(Machine):
     product = material.multiplied(step.operation, used, opened, shapes, first=self.role == SERVER)
     self._set_numbers(name, product, step.ring)
 
+  def witnessed(self, step: Step, own: np.ndarray) -> bool:
+    """Whether the products of `CrossTerms` are right where both parties open them.
+
+    Args:
+      own: this party's, all n.
+    """
+    name, places = step.writes[0], step.operation.witnesses()
+    (share,) = self._numbers([name], step.ring)
+    mine = [own[places], share[places]]
+    self._connection.send(f"masked:{name}", b"".join(x.tobytes() for x in mine))
+    return material.right(mine, self._received(name, mine))
+
   def taken(self, name: str) -> np.ndarray:
     """This party's share of a variable, as integers of the ring; it is then forgotten."""
     (share,) = self._numbers([name], self._where[name])

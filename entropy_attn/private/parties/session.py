@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import math
-import secrets
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties import check, engine
 from entropy_attn.private.parties.integers import Matrix
-from entropy_attn.private.parties.material import Mask, Material
+from entropy_attn.private.parties.material import Mask, Material, crossed, laid_out, uniform
 from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.wire import Connection
 from entropy_attn.private.parties.words import Disagreement, Ending, printable
@@ -33,14 +32,14 @@ from entropy_attn.private.program.types import (
   Program,
   SecretProduct,
   Step,
-  Variable,
   layer_name,
 )
 
 # Bytes of the engine's messages that may come before they are asked for, beside the inputs: a wide product sends many.
 _AHEAD_BYTES = 2**29
-# Who draws what is random of a program of `ahead`: of secrets each party its own share.
-_DRAWN_BY = {SERVER: (SERVER,), CLIENT: (CLIENT,), SHARED: (CLIENT,), SECRET: (SERVER, CLIENT)}
+# Who draws what is random of a program of `ahead`: of secrets each party its own share; matrices are there.
+_DRAWN_BY = {SHARED: (CLIENT,), SECRET: (SERVER, CLIENT), SERVER: ()}
+_TRIES = 20  # of a product whose ciphertexts fail
 _SHARE_BYTES = 32  # of an element of an input, at most, in shares or encrypted
 
 
@@ -71,10 +70,12 @@ class Session:
     role: SERVER or CLIENT.
     weights: at the server.
     threads: of the engine, the same at both parties.
+    prepared: whether every inference has material, made ahead or right before it, the same at both parties.
     on_step: called before each step with it, its index and the count of steps.
 
   Attributes:
     records: one a step, in the order they ran.
+    remade: products of masks that failed when they were verified, and were made anew.
   """
 
   def __init__(
@@ -85,10 +86,13 @@ class Session:
     weights: Mapping[str, np.ndarray] | None = None,
     *,
     threads: int,
+    prepared: bool = False,
     on_step: Callable[[Step, int, int], None] = lambda step, i, count: None,
   ):
     self.connection, self.role, self.spec, self.threads = connection, role, spec, threads
     self.records: list[Record] = []
+    self.remade = 0
+    self._prepared, self._settings = prepared, Settings.of(spec, prepared=prepared)
     self._weights, self._on_step = weights, on_step
     self._compiler = engine.Compiler(spec)
     self._past = self._runs = 0
@@ -108,25 +112,36 @@ class Session:
       UserError: where the programs differ, or for more positions than the model has.
       PeerLost: where the other party goes.
     """
-    program = ahead(self.spec, (length, *[1] * (tokens - 1)), layers=layers)
+    lengths = (length, *[1] * (tokens - 1))
+    program = ahead(self.spec, lengths, past=self._past, layers=layers)
     codes = self._agreed(program)
-    weights = self._weights or {}
-    random = {name: v for name, v in program.inputs.items() if name not in weights and self.role in _DRAWN_BY[v.owner]}
-    drawn = {name: _random(v) for name, v in random.items()}
-    masks = {}
+    drawn, operands, masks = {}, {}, {}
+    for step in program.steps:
+      operands[step.writes[0]] = self._draw(step, program, drawn)
 
     def make():
-      for step in self._steps(program, codes, collections.ChainMap(drawn, weights), None):
+      for step in self._steps(program, codes, collections.ChainMap(drawn, self._weights or {}), None):
         (name,) = step.writes
-        operands = tuple(drawn[read] for read in step.reads if read in drawn)
         product = self._machine.taken(name)
-        if isinstance(step.operation, CrossTerms):  # of z², of which a party knows the square of its own share
-          product = operands[0] * operands[0] + product + product
-        masks[name] = Mask(operands, product)
+        if isinstance(step.operation, CrossTerms):
+          product = crossed(step.operation, operands[name], product)
+        masks[name] = Mask(operands[name], product)
 
     with self._before_the_prompt():
       self._guarded(make)
     return _parts(masks, length, tokens)
+
+  def _draw(self, step: Step, program: Program, drawn: dict) -> tuple[np.ndarray, ...]:
+    """This party's shares of the masks of a product; adds what it puts into the product to `drawn`."""
+    inputs = [program.inputs[name] for name in step.reads]
+    if isinstance(step.operation, CrossTerms):
+      masks = tuple(uniform(shape, step.ring) for shape in step.operation.shapes)
+      own = step.reads[0 if self.role == SERVER else 1]
+      drawn[own] = laid_out(step.operation, masks, server=self.role == SERVER)
+      return masks
+    names = [name for name, v in zip(step.reads, inputs, strict=True) if self.role in _DRAWN_BY[v.owner]]
+    drawn |= {name: uniform(program.inputs[name].shape, program.inputs[name].ring) for name in names}
+    return tuple(drawn[name] for name in names)
 
   def run(
     self, length: int, tokens: np.ndarray | None = None, *, material: Material | None = None, **options
@@ -137,7 +152,8 @@ class Session:
 
     Args:
       tokens: at the client: ids [length].
-      material: made ahead by both parties, for so many tokens at least, and not used before; None: all is made now.
+      material: made ahead by both parties, for so many tokens at least, and not used before; None: where this session
+        is prepared, it is made now.
       options: of `build.build`.
 
     Raises:
@@ -145,7 +161,9 @@ class Session:
       PeerLost: where the other party goes.
       check.Impossible: at the client, where the result is not to be trusted.
     """
-    program = build(self.spec, length, past=self._past, prepared=material is not None, **options)
+    if material is None and self._prepared:
+      (material,) = self.prepare(length, layers=options.get("layers"))
+    program = build(self.spec, length, past=self._past, prepared=self._prepared, **options)
     inputs = client_inputs(self.spec, tokens) if self.role == CLIENT else self._server_inputs(length)
     if material is not None and not material.fits(program.products):
       raise UserError(f"the material is for {material.rows} tokens, not for {length}")
@@ -158,7 +176,8 @@ class Session:
     rows = int(outputs.get("impossible", 0))
     if rows:
       how = f"two parties of {self.threads} threads, after {before} runs of this session"
-      facts = {"digest": engine.digest(self.spec, codes), "how": how, "past": past, "layers": options.get("layers")}
+      facts = {"digest": engine.digest(self.spec, self._settings, codes), "how": how, "settings": self._settings}
+      facts |= {"past": past, "layers": options.get("layers")}
       raise check.Impossible(rows, check.circumstances(self.spec, tokens, outputs.get("logits"), **facts))
     return outputs[program.outputs[0]]
 
@@ -171,13 +190,13 @@ class Session:
   def _agreed(self, program: Program) -> list[bytes]:
     """The code of a program, upon which both parties agree; the first time, what they compute with is set up."""
     codes = self._compiler.program(program)
-    self._agree(engine.digest(self.spec, codes), program)
+    self._agree(engine.digest(self.spec, self._settings, codes), program)
     if self._machine is None:
       self._guarded(self._set_up)
     return codes
 
   def _set_up(self) -> None:
-    self._machine = Party(self.connection, self.role, Settings.of(self.spec), self.threads)
+    self._machine = Party(self.connection, self.role, self._settings, self.threads)
     rings = {step.ring for step in build(self.spec, 1).steps}
     first = set_up(self.threads, sorted(rings, reverse=True))
     ones = {name: np.ones(v.shape, v.dtype) for name, v in first.inputs.items()} if self.role == CLIENT else {}
@@ -228,10 +247,23 @@ class Session:
           self._multiply(step, material.masks[step.writes[0]])
         else:
           machine.run(step, code)
+          self._verify(step, code, inputs)
       for name in set(step.reads):
         if last_read[name] == i and name in machine.names and name not in program.outputs + program.kept:
           machine.forget(name)
       yield step
+
+  def _verify(self, step: Step, code: bytes, inputs: Mapping) -> None:
+    """Makes products of masks anew until those that are opened are right."""
+    if not isinstance(step.operation, CrossTerms):
+      return
+    own = inputs[step.reads[0 if self.role == SERVER else 1]]
+    for _ in range(_TRIES):
+      if self._machine.witnessed(step, own):
+        return
+      self.remade += 1
+      self._machine.run(step, code)
+    raise UserError(f"the two-party engine gives wrong products {_TRIES} times in a row: it is not to be trusted here")
 
   def _multiply(self, step: Step, mask: Mask) -> None:
     """Runs a product that was prepared."""
@@ -276,12 +308,6 @@ class Session:
     except RuntimeError:
       self.connection.raise_if_lost()
       raise
-
-
-def _random(variable: Variable) -> np.ndarray:
-  """Uniform integers of a variable's ring, from the system's source."""
-  drawn = secrets.token_bytes(math.prod(variable.shape) * variable.ring // 8)
-  return np.frombuffer(drawn, f"uint{variable.ring}").reshape(variable.shape)
 
 
 def _parts(masks: Mapping[str, Mask], length: int, tokens: int) -> list[Material]:

@@ -1,20 +1,20 @@
 """What can be made of an inference before there is a prompt: of all its products, most of the work.
 
 Of x W with the server's matrix, a random r of the client goes through the engine in the place of x. Of x y of secrets,
-random masks that nobody knows; and of z² a mask of which each party knows a share, so that the engine makes no more
-than the product of both shares.
+random masks of which each party knows a share; where they are multiplied number by number, the engine makes no more of
+them than what neither party has alone (`products.CrossTerms`).
 """
 
 from collections.abc import Sequence
 import dataclasses
 
 from entropy_attn.private.program.build import build, share
-from entropy_attn.private.program.products import CrossTerms, Square, Weigh
+from entropy_attn.private.program.products import CrossTerms, Weigh
 from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import SECRET, SERVER, SHARED, Program, SecretProduct, Step, Variable
 
 
-def ahead(spec: Spec, lengths: Sequence[int], *, layers: int | None = None) -> Program:
+def ahead(spec: Spec, lengths: Sequence[int], *, past: int = 0, layers: int | None = None) -> Program:
   """What two parties run to prepare some inferences, each after those before it.
 
   Its steps write products of masks, which it keeps: one of all rows of all inferences for a matrix of the server, under
@@ -22,13 +22,14 @@ def ahead(spec: Spec, lengths: Sequence[int], *, layers: int | None = None) -> P
 
   Args:
     lengths: new tokens of each inference.
+    past: tokens before the first.
     layers: the first so many alone; None: all.
 
   Raises:
     UserError: for more positions than the model has.
   """
   programs = [
-    build(spec, length, past=sum(lengths[:i]), layers=layers, prepared=True) for i, length in enumerate(lengths)
+    build(spec, length, past=past + sum(lengths[:i]), layers=layers, prepared=True) for i, length in enumerate(lengths)
   ]
   inputs, steps = {}, []
   for step in programs[0].steps:
@@ -60,10 +61,10 @@ def _weigh(step: Step, rows: int, program: Program, inputs: dict, steps: list) -
 def _multiply(step: Step, inference: int, program: Program, inputs: dict, steps: list) -> None:
   name = part_name(inference, step.writes[0])
   shapes, operation = program.products[step.writes[0]], step.operation
-  if isinstance(operation, Square):
-    shapes, owners, operation = 2 * shapes, (SHARED, SERVER), CrossTerms()
-  else:
-    owners = (SECRET, SECRET)
+  owners = (SECRET, SECRET)
+  if operation.elementwise:
+    operation, owners = CrossTerms(operation, shapes), (SERVER, SHARED)
+    shapes = 2 * ((operation.length,),)
   reads = tuple(f"r{i} {name}" for i in range(2))
   for read, shape, owner in zip(reads, shapes, owners, strict=True):
     inputs[read] = Variable(shape, owner, whole=True, ring=step.ring)

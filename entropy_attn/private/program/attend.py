@@ -61,7 +61,8 @@ def _append_mixed(b: Builder, l: int, layer: LayerSpec, k: str, v: str, sizes: t
   if not chain:
     b.add(l, "exponential", softmax.ExpByEngine(), ("s",), ("e",))
   elif b.prepared and narrow:
-    _append_squares(b, l, chain, (H, E))
+    b.add(l, "exponential", softmax.Shift(chain.start), ("s",), ("e",), NARROW)
+    append_chain(b, l, "exponential", chain, (H, E), "e")
   else:
     b.add(l, "exponential", softmax.ExpBySquares(chain), ("s",), ("e",), ring)
   top, sums = chain.top if chain else 1.0, f"{l}.sums"
@@ -105,12 +106,11 @@ def _join(t: Transforms) -> str:
   return joined.CHEAPEST if t.join_queries else joined.ONE_QUERY
 
 
-def _append_squares(b: Builder, l: int, chain: Squares, shape: tuple[int, ...]) -> None:
-  """Appends the exponential "e" of "s", square by square."""
-  b.add(l, "exponential", softmax.Shift(chain.start), ("s",), ("e",), NARROW)
+def append_chain(b: Builder, l: int, kind: str, chain: Squares, shape: tuple[int, ...], name: str) -> None:
+  """Appends a chain of squares of a variable in the narrow ring, square by square."""
   for i, offset in enumerate(chain.offsets):
-    square = b.product(l, "exponential", products.Square(), ("e",), (shape,), f"{l}.square {i}", NARROW)
-    b.add(l, "exponential", softmax.CutSquare(offset), (square,), ("e",), NARROW)
+    square = b.product(l, kind, products.Square(), (name,), (shape,), f"{l}.{kind} {i}", NARROW)
+    b.add(l, kind, softmax.CutSquare(offset), (square,), (name,), NARROW)
 
 
 def _append_division(b: Builder, l: int, name: str, product, at_once, shapes, ring: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from entropy_attn.errors import UserError
 from entropy_attn.private.program import operations as f
 from entropy_attn.private.program import products, reveal, softmax
-from entropy_attn.private.program.attend import append_softmax
+from entropy_attn.private.program.attend import append_chain, append_softmax
 from entropy_attn.private.program.checks import CountAtOnce
 from entropy_attn.private.program.spec import LayerSpec, Spec
 from entropy_attn.private.program.squares import gelu_tail
@@ -252,7 +252,7 @@ class Builder:
       self._norm(l, "ln_ffn", "x", "h")
     linear("ffn", "h" if s.norm else "x", "h", D, F if layer.ffn == "mlp" else D)
     if layer.ffn == "mlp":
-      self._activation(l, layer.activation)
+      self._activation(l, layer.activation, (N, F))
       linear("ffn_out", "h", "h", F, D)
     factors = [self.weight(f"{l}.{name}") for name in layer.scaled]
     self.add(l, "ffn", f.AddResidual(layer.scaled), ("x", "h", *factors), ("x",))
@@ -263,7 +263,7 @@ class Builder:
     xw = self.weigh(l, kind, source, self.matrix(f"{prefix}{name}", *shape), rows, **blocks)
     self.add(l, kind, f.Cut(), (xw, *self.bias(name, biases, shape[1], layer=l)), (target,))
 
-  def _activation(self, l: int, activation: str):
+  def _activation(self, l: int, activation: str, shape: tuple[int, int]):
     """h to act(h), in the narrow ring where it can be: into it and out of it as entries of a softmax go."""
     cheap = {"relu": f.Relu(), "gelu_squares": f.GeluBySquares(gelu_tail())}
     if activation not in cheap:
@@ -271,7 +271,12 @@ class Builder:
         self.add(l, "activation", f.GeluByEngine(approximate=activation == "gelu_tanh"), ("h",), ("h",))
     elif self.spec.transforms.narrow_activation:
       self.add(l, "activation", softmax.Narrowed(), ("h",), ("h",))
-      self.add(l, "activation", cheap[activation], ("h",), ("h",), NARROW)
+      if self.prepared and activation == "gelu_squares":
+        self.add(l, "activation", f.GeluBegun(gelu_tail()), ("h",), ("h", "tail"), NARROW)
+        append_chain(self, l, "activation", gelu_tail(), shape, "tail")
+        self.add(l, "activation", f.GeluEnded(gelu_tail()), ("h", "tail"), ("h",), NARROW)
+      else:
+        self.add(l, "activation", cheap[activation], ("h",), ("h",), NARROW)
       self.lowered(l, "activation", "h")
     else:
       self.add(l, "activation", cheap[activation], ("h",), ("h",))

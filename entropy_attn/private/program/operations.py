@@ -174,9 +174,38 @@ class GeluBySquares(Operation):
   tail: Squares
 
   def __call__(self, ops, h):
-    tail, positive = self.tail, jnp.maximum(h, 0.0)
-    beyond = jnp.minimum(positive + positive - h, tail.high)  # of |h|
-    return positive - (tail.chain(ops.square, beyond * tail.scale + tail.start) * tail.gain + tail.shift)
+    positive, z = GeluBegun(self.tail)(ops, h)
+    return GeluEnded(self.tail)(ops, positive, self.tail.chain(ops.square, z))
+
+
+@dataclasses.dataclass(frozen=True)
+class GeluBegun(Operation):
+  """What `GeluBySquares` starts with: relu(h), and z before its first square.
+
+  Attributes:
+    tail: as there.
+  """
+
+  tail: Squares
+
+  def __call__(self, ops, h):
+    positive = jnp.maximum(h, 0.0)
+    beyond = jnp.minimum(positive + positive - h, self.tail.high)  # of |h|
+    return positive, beyond * self.tail.scale + self.tail.start
+
+
+@dataclasses.dataclass(frozen=True)
+class GeluEnded(Operation):
+  """GELU, of relu(h) and of z after its last square.
+
+  Attributes:
+    tail: as in `GeluBegun`.
+  """
+
+  tail: Squares
+
+  def __call__(self, ops, positive, z):
+    return positive - (z * self.tail.gain + self.tail.shift)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,13 @@ entries.
 
 import dataclasses
 import itertools
+import math
 
 import jax.numpy as jnp
 import numpy as np
 
 from entropy_attn.private.program import causal, joined
+from entropy_attn.private.program.packing import SLOTS
 from entropy_attn.private.program.types import Product, SecretProduct
 
 _BLOCKS = (1, 2, 4, 8, 16)  # of queries, that are tried
@@ -120,6 +122,8 @@ class Mix(SecretProduct):
 class Divide(SecretProduct):
   """Causal entries [H, E] times the inverse sum [H, N] of their row."""
 
+  elementwise = True
+
   def __call__(self, ops, e_HxE, inverse_HxN):
     return self.multiply(e_HxE, inverse_HxN)
 
@@ -130,6 +134,8 @@ class Divide(SecretProduct):
 @dataclasses.dataclass(frozen=True)
 class ScaleRows(SecretProduct):
   """Each row of [H, N, K] times its factor [H, N]."""
+
+  elementwise = True
 
   def __call__(self, ops, u_HxNxK, factor_HxN):
     return self.multiply(u_HxNxK, factor_HxN)
@@ -142,6 +148,8 @@ class ScaleRows(SecretProduct):
 class Square(SecretProduct):
   """z², of any shape."""
 
+  elementwise = True
+
   def __call__(self, ops, z):
     return z * z
 
@@ -151,7 +159,31 @@ class Square(SecretProduct):
 
 @dataclasses.dataclass(frozen=True)
 class CrossTerms(Product):
-  """r s, of any shape: of the parties' shares r and s of a mask z, the part of z² that neither has alone."""
+  """r s [n] of numbers r of the server and s of the client: of a product of masks, what neither party has alone.
+
+  With x and y in shares, x y is x₀y₀ + x₁y₁, which each party has, and x₀y₁ + x₁y₀. In every SLOTS-th place is a number
+  of no use but to be opened, before the rest is trusted: where a ciphertext failed, all its numbers are wrong.
+
+  Attributes:
+    operation: the product, which is elementwise.
+    shapes: of its arrays.
+  """
+
+  operation: SecretProduct
+  shapes: tuple[tuple[int, ...], ...]
 
   def __call__(self, ops, r, s):
     return r * s
+
+  @property
+  def length(self) -> int:
+    """n."""
+    useful = len(self.shapes) * math.prod(self.shapes[0])
+    return useful + math.ceil(useful / (SLOTS - 1))
+
+  def witnesses(self) -> np.ndarray:
+    """Where the numbers lie that are opened: booleans [n]."""
+    return np.arange(self.length) % SLOTS == 0
+
+  def cost_key(self):
+    return type(self), self.length

@@ -168,7 +168,10 @@ class Settings:
 
   Attributes:
     exp_iterations: n of its exponential, (1 + x/2^n)^(2^n); 1 makes it a square.
-    lsb_error: products may be wrong in their last bit, and are cheaper.
+    lsb_error: whether products in the narrow ring are the engine's approximate ones. They are cheaper, but now and then
+      one ciphertext of some tens of thousands comes out as noise, in all its 8,192 numbers: the engine drops so many
+      bits of its answers that rounding has too little room, and one wrong coefficient reaches every slot. So they are
+      used only where each is verified (`parties.session`).
     oblivious_transfer: its implementation.
   """
 
@@ -177,11 +180,15 @@ class Settings:
   oblivious_transfer: str
 
   @classmethod
-  def of(cls, spec: Spec) -> "Settings":
-    """Those of a model: the engine's own where its exponential is, the cheap ones else."""
+  def of(cls, spec: Spec, *, prepared: bool = False) -> "Settings":
+    """Those of a model: the engine's own where its exponential is, the cheap ones else.
+
+    Args:
+      prepared: whether all products of the narrow ring are made ahead, where they are verified.
+    """
     if spec.transforms.exponential == "engine":
       return cls(spec.exp_iterations, False, "YACL_Ferret")
-    return cls(1, True, "EMP_Ferret")
+    return cls(1, prepared, "EMP_Ferret")
 
 
 def of_config(c, transforms: Transforms, exponentials: tuple[Squares, ...] = ()) -> Spec:

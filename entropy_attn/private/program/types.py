@@ -88,9 +88,11 @@ class SecretProduct(Product):
   """A product of what nobody knows.
 
   Attributes:
+    elementwise: whether each number of x is multiplied with one of y, and each product is a result.
     pads: whether of shorter arrays than were prepared the rest is zeros; else a part of what was prepared is theirs.
   """
 
+  elementwise = False
   pads = False
 
   @abc.abstractmethod
