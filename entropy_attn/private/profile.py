@@ -72,6 +72,8 @@ def text(result: Mapping) -> str:
     f"range: {tightest['place']} comes nearest to what its ring holds: {tightest['spare_bits']:.1f} doublings are left",
     "peak memory: " + ", ".join(f"{role} {size / 2**30:.2f} GiB" for role, size in result["peak_rss_bytes"].items()),
   ]
+  if result["remade"]:
+    parts.append(f"{result['remade']} products of masks failed when they were verified, and were made anew")
   if result["transforms"]["eliminate_ffns"]:
     kept = ", ".join(map(str, result["kept_ffns"])) or "none"
     parts.append(f"FFNs kept: {kept}; the basis is conditioned up to {max(result['condition_numbers']):.3g}")

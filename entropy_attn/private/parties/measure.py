@@ -101,6 +101,7 @@ def profile(
     "by_operation": account.grouped(rows, "operation", _FIELDS),
     "by_layer": account.layers(rows, _FIELDS),
     "made_ahead": offline,
+    "remade": results[CLIENT]["remade"],
     **account.phases(rows, _FIELDS),
     "link": dataclasses.asdict(link),
     "threads": results[CLIENT]["threads"],

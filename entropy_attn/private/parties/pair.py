@@ -169,7 +169,8 @@ def two_processes(
     options: of `build.build`.
 
   Returns:
-    By role, the records of all steps, threads and peak_rss_bytes; at the client the logits of each sequence.
+    By role, the records of all steps, threads, peak_rss_bytes and how many products were remade; at the client the
+    logits of each sequence.
 
   Raises:
     UserError: where one of them fails; where results are impossible, after all sequences were run.
@@ -245,7 +246,8 @@ def _ask(port, tokens_SxN: np.ndarray, origin: str, common: Mapping, options) ->
       mine.restart()
   # Only here, so that what the server says of it does not come first, and one says whether the others fail too.
   check.check_sequences(failed, len(tokens_SxN), origin)
-  return {"records": mine.records, "logits": logits, "threads": mine.threads, "peak_rss_bytes": _peak_bytes()}
+  facts = {"threads": mine.threads, "peak_rss_bytes": _peak_bytes(), "remade": mine.remade}
+  return {"records": mine.records, "logits": logits, **facts}
 
 
 def _peak_bytes() -> int:

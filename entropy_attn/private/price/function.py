@@ -17,7 +17,7 @@ from entropy_attn.private.program.types import CLIENT, SECRET, SERVER, WIDE, Var
 
 OWNERS = (SECRET, SERVER, CLIENT)
 DTYPES = ("float32", "int32")
-SETTINGS = {"cheap": Settings(8, True, "EMP_Ferret"), "stock": Settings(8, False, "YACL_Ferret")}
+SETTINGS = {"cheap": Settings(8, False, "EMP_Ferret"), "stock": Settings(8, False, "YACL_Ferret")}
 
 
 def parse_shape(text: str) -> Variable:

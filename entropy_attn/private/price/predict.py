@@ -19,7 +19,7 @@ from entropy_attn.private.price.lines import LINES, latency
 from entropy_attn.private.program import ahead as ahead_lib
 from entropy_attn.private.program import build, ops, squares, types
 from entropy_attn.private.program import spec as spec_lib
-from entropy_attn.private.program.products import Mix, Scores, Weigh
+from entropy_attn.private.program.products import CrossTerms, Mix, Scores, Weigh
 from entropy_attn.private.program.types import SECRET, SERVER, SHARED, WIDE, Variable
 
 THREADS = 2  # of each party, by which the engine's keys are counted
@@ -57,7 +57,7 @@ def predict(
   needed = past + length + tokens - 1
   if needed > spec.context_length:
     raise UserError(f"{needed:,} tokens are more than the {spec.context_length:,} positions of this model")
-  pricing = _Pricing(spec)
+  pricing = _Pricing(spec, prepared=offline)
   inferences = [(length, past), *((1, past + length + i) for i in range(tokens - 1))]
   programs = [build.build(spec, new, past=before, prepared=offline, **options) for new, before in inferences]
   found = [pricing.rows(program, offline) for program in programs]
@@ -89,10 +89,11 @@ class _Pricing:
     encoded: bytes of the largest product with a private matrix until now; see `count.Counted`.
   """
 
-  def __init__(self, spec: spec_lib.Spec):
-    self._settings, self._operations = spec_lib.Settings.of(spec), ops.engine_of(spec)
-    self.cheap, self.encoded = self._settings.lsb_error, 0.0
-    self._protocols = protocols_lib.of_setting("cheap" if self.cheap else "stock")
+  def __init__(self, spec: spec_lib.Spec, *, prepared: bool):
+    self._settings, self._operations = spec_lib.Settings.of(spec, prepared=prepared), ops.engine_of(spec)
+    self.cheap, self.encoded = spec.transforms.exponential == "squares", 0.0
+    cheap = "verified" if self._settings.lsb_error else "cheap"
+    self._protocols = protocols_lib.of_setting(cheap if self.cheap else "stock")
     self._known = {}
 
   def session_rows(self, threads: int, rings: Iterable[int]) -> list[dict]:
@@ -115,7 +116,10 @@ class _Pricing:
 
   def ahead_rows(self, program: types.Program) -> list[dict]:
     """A row a step of what is made before there is a prompt."""
-    return [row | {"offline": True} for row in self._steps(program, False)[0]]
+    rows = [row | {"offline": True} for row in self._steps(program, False)[0]]
+    for step, row in zip(program.steps, rows, strict=True):
+      row["rounds"] += 0.5 * isinstance(step.operation, CrossTerms)  # both open some of it
+    return rows
 
   def _steps(self, program: types.Program, prepared: bool) -> tuple[list[dict], dict[str, Variable]]:
     """A row a step, and all variables."""

@@ -49,9 +49,14 @@ def calibration() -> Mapping:
 
 
 def of_setting(setting: str) -> dict[int, "Protocols"]:
-  """The protocols of a setting of the engine, 'cheap' or 'stock', by the bits of their ring."""
+  """The protocols of a setting of the engine, by the bits of their ring.
+
+  Args:
+    setting: cheap; verified: the same with the approximate products of the narrow ring (`spec.Settings`); or stock.
+  """
   names = [name for name in calibration() if name.startswith(f"{setting}/")]
-  return {int(name.split("/")[1]): Protocols(calibration()[name]) for name in names}
+  found = {int(name.split("/")[1]): Protocols(calibration()[name]) for name in names}
+  return of_setting("cheap") | found if setting == "verified" else found
 
 
 class Protocols:

@@ -230,7 +230,7 @@ def test_an_impossible_result_tells_what_is_needed_to_look_into_it():
 
 def on_reference(fn, *arrays, ring=WIDE):
   """fn by the reference, in one ring."""
-  settings = Settings(1, True, "EMP_Ferret")
+  settings = Settings(1, False, "EMP_Ferret")
   shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
   code = engine.compile_function(fn, shapes, ["SECRET"] * len(arrays))
   machine, names = Reference(settings), tuple(f"x{i}" for i in range(len(arrays)))
@@ -344,7 +344,7 @@ def test_shares_alone_tell_nothing_of_a_value():
 
   def give(connection_of):
     ends = [connection_of(sock) for sock in socket.socketpair()]
-    settings = Settings(1, True, "EMP_Ferret")
+    settings = Settings(1, False, "EMP_Ferret")
     value = np.zeros(5000, np.float32)
     variable = Variable(value.shape, SHARED)
     threads = [

@@ -26,7 +26,7 @@ def in_fixed_point(operation, x, ring):
   """What an operation makes of an array, by the reference in one ring."""
   apply = lambda a: operation(ops.Engine(one_square=True, diagonal=False), a)
   code = engine.compile_function(apply, [jax.ShapeDtypeStruct(x.shape, x.dtype)], ["SECRET"])
-  machine = Reference(Settings(1, True, "EMP_Ferret"))
+  machine = Reference(Settings(1, False, "EMP_Ferret"))
   machine.give("x", Variable(x.shape, SHARED), x)
   machine.run(Step(None, "test", Function(apply), ("x",), ("y",), ring), code)
   return machine.value("y")

@@ -26,7 +26,7 @@ from entropy_attn.private.program.spec import Settings
 from entropy_attn.private.program.types import CLIENT, SERVER, SHARED, WIDE, Variable
 
 MEASURED = sorted((pathlib.Path(__file__).parents[3] / "benchmarks" / "private").glob("*.json"))
-CHEAP = Settings(1, True, "EMP_Ferret")
+CHEAP = Settings(1, False, "EMP_Ferret")
 
 
 def protocols(ring=64, setting="cheap"):
