@@ -75,7 +75,8 @@ def run_engine(row: published.Row, kind: str, runs: pathlib.Path) -> None:
   config = config_of(row)
   print(f"running {row.model}, {kind}: two of {row.layers} layers", flush=True)
   transforms = transforms_for(config.model, KINDS[kind])
-  result = measure.profile(pretrained.untrained(config), transforms, length=row.length, layers=2, offline=False)
+  options = {"length": row.length, "layers": 2, "offline": kind == "ours"}
+  result = measure.profile(pretrained.untrained(config), transforms, **options)
   files.write_json(runs / f"{row.name}_{kind}.json", result)
 
 

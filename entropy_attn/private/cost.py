@@ -74,15 +74,12 @@ def main() -> None:
   """Prints the prediction."""
   named = _lines()
   result, parts = _function() if FLAGS.function is not None else _models(named)
-  result["latency_seconds"] = _latencies(result, named)
+  result |= _latencies(result, named)
   cli.write_json(result)
   if FLAGS.compare:  # each model's latencies stand beside its name
     print("\n\n".join(parts))
     return
-  rows = [
-    f"{name} ({megabits:g} Mbit/s, {rtt:g} ms): {result['latency_seconds'][name]:,.1f} s"
-    for name, (megabits, rtt) in named.items()
-  ]
+  rows = [f"{name} ({megabits:g} Mbit/s, {rtt:g} ms): {_took(result, name)}" for name, (megabits, rtt) in named.items()]
   note = "with the computation of two cores (--compute); keys are made once a session"
   print("\n\n".join([*parts, "\n".join([*rows, note])]))
 
@@ -94,7 +91,6 @@ def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
     "past": FLAGS.past,
     "tokens": FLAGS.tokens,
     "threads": FLAGS.threads,
-    "offline": FLAGS.offline == "on",
     **flags.reveal(),
   }
   models = {FLAGS.config or str(FLAGS.checkpoint): (base, FLAGS.transforms)}
@@ -102,9 +98,10 @@ def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   from entropy_attn.private.price.predict import of_config
 
-  cost_of = lambda config, text: of_config(
-    config, flags.transforms_for(config.model, text), FLAGS.length, **options
-  )  # fmt: skip
+  def cost_of(config, text: str) -> dict:
+    transforms = flags.transforms_for(config.model, text)
+    return of_config(config, transforms, FLAGS.length, offline=flags.offline(transforms), **options)
+
   results = {name: cost_of(*model) for name, model in models.items()}
   if FLAGS.csv is not None:
     paths.write_text(FLAGS.csv, account.csv_text(results), "--csv")
@@ -112,7 +109,7 @@ def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
   if len(results) == 1:
     return result, _model_text(result)
   others = list(results.items())[1:]
-  result["compared"] = [{"model": name, "latency_seconds": _latencies(r, named)} | r for name, r in others]
+  result["compared"] = [{"model": name} | _latencies(r, named) | r for name, r in others]
   return result, [_comparison_text(results, named)]
 
 
@@ -152,7 +149,8 @@ def _model_text(result: Mapping) -> list[str]:
 def _comparison_text(results: Mapping[str, Mapping], named: Mapping) -> str:
   legend = []
   for i, (name, result) in enumerate(results.items()):
-    took = ", ".join(f"{line} {seconds:,.0f} s" for line, seconds in _latencies(result, named).items())
+    here = _latencies(result, named)
+    took = ", ".join(f"{line} {_took(result | here, line)}" for line in named)
     legend.append(f"{chr(ord('A') + i)}: {result['architecture']}, {result['length']} tokens, {name}: {took}")
   return "\n".join([*legend, "", account.side_by_side(list(results.values()))])
 
@@ -195,8 +193,16 @@ def _lines() -> dict[str, tuple[float, float]]:
   return {name: lines.parse(name, named) for name in FLAGS.line}
 
 
-def _latencies(result: Mapping, named: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-  return {name: lines.latency(result, *line, FLAGS.compute) for name, line in named.items()}
+def _latencies(result: Mapping, named: Mapping[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+  if "online" in result:
+    return lines.latencies(result, named, FLAGS.compute)
+  return {"latency_seconds": {name: lines.latency(result, *line, FLAGS.compute) for name, line in named.items()}}
+
+
+def _took(result: Mapping, line: str) -> str:
+  """'664 s, 35 s of it with the prompt'."""
+  online = f", {result['online_latency_seconds'][line]:,.1f} s of it with the prompt" if "online" in result else ""
+  return f"{result['latency_seconds'][line]:,.1f} s{online}"
 
 
 if __name__ == "__main__":

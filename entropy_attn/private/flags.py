@@ -8,6 +8,7 @@ from entropy_attn.private.parties.sockets import Tls
 from entropy_attn.private.program import squares
 from entropy_attn.private.program.spec import (
   REVEALS,
+  STOCK,
   TOP_K,
   TOP_K_MOST,
   Transforms,
@@ -110,10 +111,15 @@ def define_length() -> None:
 
 
 def define_offline() -> None:
-  """Defines --offline."""
+  """Defines --offline, for `offline`."""
   flags.DEFINE_enum(
-    "offline", "on", ["on", "off"], "Whether products with the weights are made before there is a prompt."
+    "offline", "on", ["on", "off"], "Whether products are made before there is a prompt; never with --transforms=stock."
   )
+
+
+def offline(transforms: Transforms) -> bool:
+  """Whether products are made before there is a prompt: the stock program does all with it."""
+  return FLAGS.offline == "on" and transforms != STOCK
 
 
 def define_threads() -> None:

@@ -42,13 +42,14 @@ def main() -> None:
   from entropy_attn.run import folder
 
   model = flags.load_model()
+  transforms = flags.transforms_of(model.config.model)
   result = measure.profile(
     model,
-    flags.transforms_of(model.config.model),
+    transforms,
     length=model.config.model.context_length if FLAGS.length is None else FLAGS.length,
     layers=FLAGS.layers,
     error=FLAGS.error,
-    offline=FLAGS.offline == "on",
+    offline=flags.offline(transforms),
     link=Link(FLAGS.rtt / 1e3, FLAGS.bandwidth and FLAGS.bandwidth * 1e6 / 8),
     threads=FLAGS.threads,
   )

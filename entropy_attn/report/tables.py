@@ -84,7 +84,10 @@ def _large(count: float) -> str:
 
 
 def _private_inference(cost: Mapping) -> str:
-  lines = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in cost["latency_seconds"].items())
+  online = cost.get("online_latency_seconds", {})  # a run that ended before this was told apart has none
+  with_prompt = {name: f" ({seconds:.0f} s with the prompt)" for name, seconds in online.items()}
+  took = cost["latency_seconds"].items()
+  lines = ", ".join(f"{name} {seconds / 60:.1f} min{with_prompt.get(name, '')}" for name, seconds in took)
   size = f"{cost['total_bytes'] / 1e9:.3f} GB, {cost['rounds']:,.0f} rounds for {cost['length']} tokens"
   return f"{size}; {lines} (predicted)"
 

@@ -21,6 +21,19 @@ def latency(cost: Mapping, megabits: float, rtt_ms: float, compute: float = 1.0)
   return cost["total_bytes"] * 8e-6 / megabits + cost["rounds"] * rtt_ms * 1e-3 + cost["seconds"] * compute
 
 
+def latencies(
+  cost: Mapping, named: Mapping[str, tuple[float, float]] = LINES, compute: float = 1.0
+) -> dict[str, dict[str, float]]:
+  """Of an inference over each line: latency_seconds, and online_latency_seconds of what is done with the prompt.
+
+  Args:
+    cost, compute: see `latency`.
+  """
+  online = cost["online"] | {"total_bytes": cost["online"]["bytes"]}
+  parts = {"latency_seconds": cost, "online_latency_seconds": online}
+  return {name: {line: latency(part, *of, compute) for line, of in named.items()} for name, part in parts.items()}
+
+
 def parse(text: str, named: Mapping[str, tuple[float, float]] = LINES) -> tuple[float, float]:
   """Mbit/s and round-trip time in ms of a named line, or of 'MBIT,RTT'.
 

@@ -15,7 +15,7 @@ from entropy_attn.errors import UserError
 from entropy_attn.private.price import count, memory
 from entropy_attn.private.price import protocols as protocols_lib
 from entropy_attn.private.price.account import grouped, layers, phases
-from entropy_attn.private.price.lines import LINES, latency
+from entropy_attn.private.price.lines import latencies
 from entropy_attn.private.program import ahead as ahead_lib
 from entropy_attn.private.program import build, ops, squares, types
 from entropy_attn.private.program import spec as spec_lib
@@ -222,11 +222,11 @@ def summary_of(config) -> dict:
   """The prediction that stands in a training run's summary.
 
   Returns:
-    total_bytes, rounds, seconds, length, and latency_seconds over each of LINES.
+    total_bytes, rounds, seconds, length, and what `lines.latencies` says.
   """
-  found = of_config(config, spec_lib.transforms_for(config.model))
+  found = of_config(config, spec_lib.transforms_for(config.model), offline=True)
   kept = {name: found[name] for name in ("total_bytes", "rounds", "seconds", "length")}
-  return kept | {"latency_seconds": {name: latency(found, *line) for name, line in LINES.items()}}
+  return kept | latencies(found)
 
 
 def _shares(variables: Iterable[Variable]) -> protocols_lib.Cost:

@@ -105,7 +105,7 @@ def test_an_engine_run_is_recorded_under_its_rows_name_and_found_again(tmp_path,
   monkeypatch.setattr(pretrained, "untrained", lambda config: config.model.to_dict())
   monkeypatch.setattr(measure, "profile", profile)
   audit.run_engine(SCFUFFN, "ours", tmp_path)
-  assert asked == [(comparison.config_of(SCFUFFN).model.to_dict(), {"length": 128, "layers": 2})]
+  assert asked == [(comparison.config_of(SCFUFFN).model.to_dict(), {"length": 128, "layers": 2, "offline": True})]
   (run,) = comparison.measured_runs([tmp_path])
   assert run["file"] == "scfuffn_L12_T128_ours.json"
   assert comparison.find_run([run], SCFUFFN, "ours") is run
