@@ -52,6 +52,7 @@ def main() -> None:
 
   engine.core()
   tls, timeout, threads = line.party(server=False)
+  store = None if FLAGS.material is None else Store(FLAGS.material)
   sock = line.connect(tls)
   with pair.ended_well("server"):
     result = client.generate(
@@ -62,7 +63,7 @@ def main() -> None:
       seed=FLAGS.seed,
       threads=threads,
       timeout=timeout,
-      store=None if FLAGS.material is None else Store(FLAGS.material),
+      store=store,
       on_token=lambda text: print(printable(text, keep="\n\t"), end="", flush=True),
     )
     cli.write_json(result)

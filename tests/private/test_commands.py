@@ -191,6 +191,10 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.ar
     ("perplexity", ["--error=1e-9"], "--error=1e-09 is less than the best chain of squares has"),
     ("perplexity", ["--sequences=0"], "--sequences=0 must be a positive integer"),
     ("generate", ["--prompt=caf\udce9"], "--prompt is not UTF-8"),  # Latin-1, as Python reads what is typed
+    ("prepare", [], "--material=FOLDER is missing"),
+    ("prepare", ["--material=x"], "--length=N is missing"),
+    ("prepare", ["--material=x", "--length=4", "--sets=0"], "--sets=0 must be a positive integer"),
+    ("profile", ["--offline=later"], "--offline='later' is not one of on, off"),
     ("serve", ["--reveal=token"], "--reveal='token' is not one of argmax, top_k, logits"),
     ("serve", ["--top_k=5"], "--top_k needs --reveal=top_k"),
     ("serve", ["--reveal=top_k", "--top_k=99"], "--top_k=99 must be an integer in the range"),
@@ -202,7 +206,7 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.ar
 )
 def test_a_mistake_is_told_before_jax_is_imported(module, flags, message, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "none of these")  # whoever asks JAX for devices fails otherwise
-  config = [] if module in ("audit", "generate") else ["--config=configs/quickstart.py"]
+  config = [] if module in ("audit", "generate", "prepare") else ["--config=configs/quickstart.py"]
   _, err = run(f"private.{module}", *config, *flags, expect=2)
   assert err.count("\n") == 1 and err.startswith("error: ") and message in err
 

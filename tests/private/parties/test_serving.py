@@ -119,6 +119,30 @@ def test_generated_tokens_are_the_models_own(processes, checkpoint, tmp_path):
   assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_material_of_a_session_before_is_used_once_by_both(processes, checkpoint, tmp_path):
+  served, asked = tmp_path / "served", tmp_path / "asked"
+  _, port = serve(processes, checkpoint, f"--material={served}")
+  sizes = ["--length=6", "--tokens=2", f"--material={asked}"]
+  server = [f"--server=127.0.0.1:{port}", "--threads=1", PATIENT]
+  out, _ = run("private.prepare", *server, *sizes)
+  assert "a prompt of 6 tokens and 2 answers: " in out
+  assert "1 sets for such prompts wait already" in run("private.prepare", *server, *sizes)[0]
+  assert [len(list(folder.glob("*.material"))) for folder in (served, asked)] == [2, 2]
+  told = []
+  for i in range(2):  # the second time nothing is left
+    path = tmp_path / f"{i}.json"
+    ids = "--prompt_ids=3,1,4,1"
+    run("private.generate", *server, ids, "--tokens=2", f"--material={asked}", f"--json={path}")
+    told.append(json.loads(path.read_text()))
+  assert told[0]["ids"] == told[1]["ids"]
+  assert [[spent["prepared"] for spent in found["spent"]] for found in told] == [[True, True], [False, False]]
+  assert told[0]["spent"][1]["bytes"] < 0.6 * told[1]["spent"][1]["bytes"]
+  for folder in (served, asked):
+    assert not list(folder.glob("*.material")) and len(list((folder / "used").iterdir())) == 2
+  client = ask(processes, port, "--prompt_ids=1", "--tokens=1")  # who keeps none is served as well
+  assert client.wait(PATIENCE) == 0
+
+
 def test_mutual_tls(processes, checkpoint, tmp_path):
   authority, foreign = trustme.CA(), trustme.CA()
   paths = {}
