@@ -10,7 +10,7 @@ from private.commands import LINEAR, ROOT, fields, needs_engine, run
 import pytest
 from tiny_runs import TINY
 
-COMMANDS = ("profile", "serve", "generate", "cost", "perplexity", "audit", "calibrate", "approximate")
+COMMANDS = ("profile", "serve", "generate", "prepare", "cost", "perplexity", "audit", "calibrate", "approximate")
 
 
 @pytest.fixture(scope="module")

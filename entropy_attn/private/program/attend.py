@@ -1,11 +1,8 @@
 """The steps of one layer's private softmax, put together.
 
-N queries, M keys, H heads, K head width, E entries of the causal part of N × M.
+N queries, M keys, H heads, K head width, E entries of the causal part of N × M; b is the `build.Builder` that collects
+the steps.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from entropy_attn.private.program import causal, joined, products, softmax, uniform
 from entropy_attn.private.program.operations import Cut
@@ -14,13 +11,10 @@ from entropy_attn.private.program.squares import Squares
 from entropy_attn.private.program.types import NARROW, WIDE
 from entropy_attn.private.program.weights import halvings
 
-if TYPE_CHECKING:
-  from entropy_attn.private.program.build import Builder
-
 _NARROW_KEYS = 2.5  # a head width: with more, dividing their probabilities costs more than dividing mixed values
 
 
-def append_softmax(b: Builder, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int) -> None:
+def append_softmax(b, l: int, layer: LayerSpec, k: str, v: str, N: int, M: int) -> None:
   """Appends what makes of q, k and v the mixed values "a" of N queries and M keys.
 
   Heads that are taken for uniform have no scores.
@@ -37,7 +31,7 @@ def append_softmax(b: Builder, l: int, layer: LayerSpec, k: str, v: str, N: int,
     b.add(l, "values", uniform.Together(means + rest), ("means", "a"), ("a",))
 
 
-def _append_mixed(b: Builder, l: int, layer: LayerSpec, k: str, v: str, sizes: tuple[int, int, int]) -> None:
+def _append_mixed(b, l: int, layer: LayerSpec, k: str, v: str, sizes: tuple[int, int, int]) -> None:
   """Appends what makes of q, k and v of H heads the mixed values "a", by a softmax of the scores.
 
   Entries are cheapest to compare, square and multiply in the narrow ring, which holds no more than they need. A wide
@@ -106,14 +100,14 @@ def _join(t: Transforms) -> str:
   return joined.CHEAPEST if t.join_queries else joined.ONE_QUERY
 
 
-def append_chain(b: Builder, l: int, kind: str, chain: Squares, shape: tuple[int, ...], name: str) -> None:
+def append_chain(b, l: int, kind: str, chain: Squares, shape: tuple[int, ...], name: str) -> None:
   """Appends a chain of squares of a variable in the narrow ring, square by square."""
   for i, offset in enumerate(chain.offsets):
     square = b.product(l, kind, products.Square(), (name,), (shape,), f"{l}.{kind} {i}", NARROW)
     b.add(l, kind, softmax.CutSquare(offset), (square,), (name,), NARROW)
 
 
-def _append_division(b: Builder, l: int, name: str, product, at_once, shapes, ring: int) -> None:
+def _append_division(b, l: int, name: str, product, at_once, shapes, ring: int) -> None:
   """Appends rows of a variable times their inverse sums "r": as a product that can be prepared, or at once."""
   if not b.prepared:
     b.add(l, "division", at_once, (name, "r"), (name,), ring)
