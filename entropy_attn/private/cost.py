@@ -31,6 +31,12 @@ def define_flags() -> None:
   flags.define_reveal("logits")
   flags.define_length()
   flags.define_offline()
+  flags.define_error()
+  absl_flags.DEFINE_bool(
+    "plan",
+    False,
+    "Choose the transforms of least latency over the one --line, for profile, serve and perplexity.",
+  )
   absl_flags.DEFINE_integer("past", 0, "Tokens before these, whose keys and values are there.", lower_bound=0)
   absl_flags.DEFINE_integer("tokens", 1, "To generate: the prompt's, and each further one's cost.", lower_bound=1)
   absl_flags.DEFINE_integer(
@@ -65,6 +71,8 @@ def check_flags() -> None:
       _named(name)
     if not FLAGS.shape or FLAGS.compare or FLAGS.csv is not None:
       raise UserError("--function needs --shape=128x768, one an argument, and takes neither --compare nor --csv")
+  if FLAGS.plan and (FLAGS.function is not None or FLAGS.compare or len(FLAGS.line) != 1):
+    raise UserError("--plan is for one model and one line: give --line=NAME or --line=MBIT,RTT, and no --compare")
   if FLAGS.csv is not None:
     paths.check_writable(FLAGS.csv, "--csv")
   _lines()
@@ -87,12 +95,10 @@ def main() -> None:
 def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
   """The prediction of the model and of those beside it, and its text."""
   base = _run_config(FLAGS.checkpoint) if FLAGS.checkpoint is not None else cli.load_config()
-  options = {
-    "past": FLAGS.past,
-    "tokens": FLAGS.tokens,
-    "threads": FLAGS.threads,
-    **flags.reveal(),
-  }
+  options = {"past": FLAGS.past, "tokens": FLAGS.tokens, "threads": FLAGS.threads, "error": FLAGS.error}
+  options |= flags.reveal()
+  if FLAGS.plan:
+    return _planned(base, next(iter(named.values())), options)
   models = {FLAGS.config or str(FLAGS.checkpoint): (base, FLAGS.transforms)}
   models |= {text: _beside(text, base) for text in FLAGS.compare}
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
@@ -111,6 +117,24 @@ def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
   others = list(results.items())[1:]
   result["compared"] = [{"model": name} | _latencies(r, named) | r for name, r in others]
   return result, [_comparison_text(results, named)]
+
+
+def _planned(config, line: tuple[float, float], options: Mapping) -> tuple[dict, list[str]]:
+  """The prediction of the transforms that are best for a line, and what was chosen."""
+  from entropy_attn.private.price.plan import plan
+  from entropy_attn.progress import say
+
+  transforms = flags.transforms_of(config.model)
+  offline = flags.offline(transforms)
+  options = {**options, "offline": offline, "compute": FLAGS.compute}
+  found = plan(config, transforms, line, FLAGS.length, on_try=lambda change: say(f"trying {change}"), **options)
+  result = found["result"]
+  result["plan"] = {"transforms": found["transforms"], "error": FLAGS.error, "line": line, "chosen": found["chosen"]}
+  what = "with the prompt" if offline else "in all"
+  rows = [f"{c['change']}: {c['before']:,.1f} s {what} become {c['after']:,.1f} s" for c in found["chosen"]]
+  best = f"plan for {line[0]:g} Mbit/s, {line[1]:g} ms: --transforms={found['transforms']}"
+  plan_text = "\n".join([best if found["chosen"] else "plan: the transforms as they are take least", *rows])
+  return result, [*_model_text(result), plan_text]
 
 
 def _beside(text: str, base) -> tuple:

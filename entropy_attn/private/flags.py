@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from entropy_attn import cli
+from entropy_attn import cli, files
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties.sockets import Tls
 from entropy_attn.private.program import squares
@@ -47,6 +47,30 @@ def load_model():
   return pretrained.untrained(cli.load_config())
 
 
+def define_plan() -> None:
+  """Defines --plan, for `transforms_of` and `error`."""
+  cli.define_path("plan", None, "What private.cost --plan --json wrote: its transforms and error, before those given.")
+  cli.add_check(_plan)
+
+
+def _plan() -> dict:
+  """The plan that --plan names; without, an empty one.
+
+  Raises:
+    UserError: where the file holds none.
+  """
+  if FLAGS.plan is None:
+    return {"transforms": "", "error": squares.ERROR}
+  try:
+    found = (files.read_json(FLAGS.plan) or {})["plan"]
+    parse_transforms(found["transforms"])
+    return {"transforms": found["transforms"], "error": float(found["error"])}
+  except OSError as error:
+    raise UserError(f"--plan={FLAGS.plan} cannot be read: {error.strerror}") from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f"--plan={FLAGS.plan} is not what private.cost --plan --json=FILE writes") from error
+
+
 def define_transforms() -> None:
   """Defines --transforms, for `transforms_of`."""
   flags.DEFINE_string(
@@ -62,12 +86,22 @@ def _check_transforms() -> None:
 
 
 def transforms_of(model_config) -> Transforms:
-  """All that an architecture allows, changed as --transforms says.
+  """All that an architecture allows, changed as --plan says, where there is such a flag, and then as --transforms.
 
   Raises:
     UserError: for an unknown name or value.
   """
-  return transforms_for(model_config, FLAGS.transforms)
+  planned = _plan()["transforms"] if _has_plan() else ""
+  return transforms_for(model_config, f"{planned},{FLAGS.transforms}")
+
+
+def _has_plan() -> bool:
+  return "plan" in FLAGS and not FLAGS["plan"].boolean
+
+
+def error() -> float:
+  """What --error says, or else the plan."""
+  return FLAGS.error if FLAGS["error"].present or not _has_plan() else _plan()["error"]
 
 
 def define_error() -> None:

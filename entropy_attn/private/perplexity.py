@@ -18,6 +18,7 @@ FLAGS = absl_flags.FLAGS
 def define_flags() -> None:
   """Defines the command's flags."""
   flags.define_model()
+  flags.define_plan()
   flags.define_transforms()
   absl_flags.DEFINE_integer("sequences", 8, "Validation sequences.", lower_bound=1)
   absl_flags.DEFINE_enum("how", "reference", ["reference", "parties"], "One process as two would, or two.")
@@ -34,7 +35,7 @@ def main() -> None:
   model = flags.load_model()
   transforms = flags.transforms_of(model.config.model)
   try:
-    result = accuracy.perplexity(model, transforms, sequences=FLAGS.sequences, how=FLAGS.how, error=FLAGS.error)
+    result = accuracy.perplexity(model, transforms, sequences=FLAGS.sequences, how=FLAGS.how, error=flags.error())
   except Impossible as error:
     raise UserError(str(error)) from error
   cli.write_json(result)

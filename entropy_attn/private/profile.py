@@ -21,6 +21,7 @@ FLAGS = absl_flags.FLAGS
 def define_flags() -> None:
   """Defines the command's flags."""
   flags.define_model()
+  flags.define_plan()
   flags.define_transforms()
   flags.define_length()
   absl_flags.DEFINE_integer("layers", None, "Run so many layers and extrapolate.", lower_bound=1)
@@ -48,7 +49,7 @@ def main() -> None:
     transforms,
     length=model.config.model.context_length if FLAGS.length is None else FLAGS.length,
     layers=FLAGS.layers,
-    error=FLAGS.error,
+    error=flags.error(),
     offline=flags.offline(transforms),
     link=Link(FLAGS.rtt / 1e3, FLAGS.bandwidth and FLAGS.bandwidth * 1e6 / 8),
     threads=FLAGS.threads,

@@ -20,6 +20,7 @@ def define_flags() -> None:
   flags.define_model()
   absl_flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine's.")
   absl_flags.DEFINE_integer("port", 9700, "Port to listen on.", lower_bound=0, upper_bound=65535)
+  flags.define_plan()
   flags.define_transforms()
   flags.define_error()
   flags.define_reveal("argmax")
@@ -60,7 +61,7 @@ def main() -> None:
   listening = sockets.listen(host, FLAGS.port)
   port = listening.getsockname()[1]  # with --port=0 one that was free
   model = flags.load_model()
-  offered, weights = server.offer(model, flags.transforms_of(model.config.model), FLAGS.error, **flags.reveal())
+  offered, weights = server.offer(model, flags.transforms_of(model.config.model), flags.error(), **flags.reveal())
   server.say(f"{model.description}: serving on {FLAGS.host}:{port}" + (" with TLS" if tls else ""))
   if quota is not None and tls is None:
     server.say("--quota counts by address: without TLS no certificate tells clients apart")

@@ -175,6 +175,7 @@ def of_config(
   *,
   reveal: str = "logits",
   top_k: int = spec_lib.TOP_K,
+  error: float = squares.ERROR,
   **options,
 ) -> dict:
   """What one inference of a config's model costs, if every FFN that may vanish does.
@@ -182,6 +183,7 @@ def of_config(
   Args:
     length: of the prompt; None: 1 after a `past`, else what the context leaves beside the tokens after the prompt.
     reveal, top_k: what the client learns: see `spec.Spec`.
+    error: of each layer's exponential.
     options: of `predict`.
 
   Returns:
@@ -191,7 +193,7 @@ def of_config(
     UserError: where transforms contradict the architecture, or the vocabulary has fewer than top_k.
   """
   m = config.model
-  exponential = squares.exponential(squares.ERROR, -12.0)  # no text tells how far scores reach
+  exponential = squares.exponential(error, -12.0)  # no text tells how far scores reach
   spec = spec_lib.of_config(m, transforms, (exponential,) * m.num_layers).revealing(reveal, top_k)
   if length is None:
     length = 1 if options.get("past") else max(1, m.context_length - options.get("tokens", 1) + 1)
