@@ -159,7 +159,11 @@ def _masked(step: types.Step, reads: tuple[Variable, ...], results: int) -> prot
   """
   secret = [v for v in reads if v.owner != SERVER]
   ways = 2 if isinstance(step.operation, types.SecretProduct) else 1
-  summed = {Weigh: reads[0].shape[-1], Scores: reads[0].shape[-1], Mix: reads[-1].shape[1]}.get(type(step.operation), 1)
+  summed = 1
+  if isinstance(step.operation, (Weigh, Scores)):
+    summed = reads[0].shape[-1]
+  elif isinstance(step.operation, Mix):
+    summed = reads[1].shape[1]
   of_integers = protocols_lib.MULTIPLICATIONS["matrix" if ways == 1 else "secret"]
   return protocols_lib.Cost(
     bytes=ways * sum(math.prod(v.shape) for v in secret) * step.ring / 8,

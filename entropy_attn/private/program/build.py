@@ -178,7 +178,7 @@ class Builder:
     M, K = self.past + N, D // H
     last = self.last_only and l == self.num_layers - 1
     if s.norm:
-      self._norm(l, "ln_attn", "x", "h")
+      self._norm(l, "ln_attn", N)
     k, v = f"{l}.k", f"{l}.v"
     new = ("k", "v") if self.past else (k, v)
     parts = self._queries_keys_values(l, "h" if s.norm else "x", last)
@@ -249,7 +249,7 @@ class Builder:
       linear("ffn", "x", "x", D, D)
       return
     if s.norm:
-      self._norm(l, "ln_ffn", "x", "h")
+      self._norm(l, "ln_ffn", N)
     linear("ffn", "h" if s.norm else "x", "h", D, F if layer.ffn == "mlp" else D)
     if layer.ffn == "mlp":
       self._activation(l, layer.activation, (N, F))
@@ -281,12 +281,24 @@ class Builder:
     else:
       self.add(l, "activation", cheap[activation], ("h",), ("h",))
 
-  def _norm(self, l, name: str, source: str, target: str, last: bool = False):
+  def _norm(self, l, name: str, rows: int):
+    """The normalised state "h" of x."""
     prefix = "" if l is None else f"{l}."
     gains = () if self.spec.transforms.fold else (f"{prefix}{name}_scale", f"{prefix}{name}_bias")
     for gain in gains:
       self.weight(gain, self.spec.d_model)
-    self.add(l, "norm", f.LayerNorm(last), (source, *gains), (target,))
+    if not self.prepared:
+      self.add(l, "norm", f.LayerNorm(), ("x", *gains), ("h",))
+      return
+    shape = (rows, self.spec.d_model)
+    self.add(l, "norm", f.Centre(), ("x",), ("h",))
+    squares = self.product(l, "norm", products.Square(), ("h",), (shape,), f"{prefix}{name} square")
+    self.add(l, "norm", f.Cut(), (squares,), ("squares",))
+    self.add(l, "norm", f.InverseDeviation(), ("squares",), ("r",))
+    scaled = self.product(l, "norm", products.ScaleRows(), ("h", "r"), (shape, shape[:1]), f"{prefix}{name}")
+    self.add(l, "norm", f.Cut(), (scaled,), ("h",))
+    if gains:
+      self.add(l, "norm", f.Gain(), ("h", *gains), ("h",))
 
   def _head(self):
     s, D = self.spec, self.spec.d_model
@@ -295,7 +307,7 @@ class Builder:
     rows = 1 if self.last_only else self.length
     if s.head_basis:
       self._linear(None, "vocabulary", "basis", s.head_biases, "x", "x", rows, D, D)
-    self._norm(None, "ln_f", "x", "h")
+    self._norm(None, "ln_f", rows)
     if s.transforms.checked and s.transforms.fold:
       self._count(None, f.CountUnnormalised(), "h")
     columns = share(s.vocab_size, D * rows)

@@ -59,20 +59,37 @@ class Place(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm(Operation):
-  """The normalised state [N, D], times its gain and shifted where those were not folded.
-
-  Attributes:
-    last: whether of the last position alone, [1, D].
-  """
-
-  last: bool
+  """The normalised state [N, D], times its gain and shifted where those were not folded."""
 
   def __call__(self, ops, x_NxD, *gains):
-    x_NxD = x_NxD[-1:] if self.last else x_NxD
-    centred_NxD = x_NxD - jnp.mean(x_NxD, axis=-1, keepdims=True)
-    inverse_N = jax.lax.rsqrt(jnp.mean(ops.square(centred_NxD), axis=-1) + _EPSILON)
+    centred_NxD = Centre()(ops, x_NxD)
+    inverse_N = InverseDeviation()(ops, ops.square(centred_NxD))
     y_NxD = ops.scale_rows(centred_NxD, inverse_N)
     return y_NxD * gains[0] + gains[1] if gains else y_NxD
+
+
+@dataclasses.dataclass(frozen=True)
+class Centre(Operation):
+  """The state [N, D] less its mean."""
+
+  def __call__(self, ops, x_NxD):
+    return x_NxD - jnp.mean(x_NxD, axis=-1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseDeviation(Operation):
+  """What normalises each row, [N], of the squares [N, D] of a centred state."""
+
+  def __call__(self, ops, squares_NxD):
+    return jax.lax.rsqrt(jnp.mean(squares_NxD, axis=-1) + _EPSILON)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain(Operation):
+  """A normalised state times its gain, and shifted."""
+
+  def __call__(self, ops, y_NxD, gain_D, shift_D):
+    return y_NxD * gain_D + shift_D
 
 
 @dataclasses.dataclass(frozen=True)
