@@ -2,16 +2,16 @@
 
 The server encodes a private matrix for a product as many plaintexts, all at once; that of the largest product is what
 its peak follows. What both hold besides, and how the client's grows, is fitted to the recorded profiles of two threads
-(benchmarks/private), and tried on those alone: 2 to 13 GB at the server, within 5 % of each; 1.3 to 4 GB at the client,
-within 7 %, and 18 % in the stock settings.
+(benchmarks/private), and tried on those alone: 2 to 13 GB at the server, within 5 % of each; 1.2 to 3.5 GB at the client,
+within 5 %, and 20 % in the stock settings.
 """
 
 from entropy_attn.private.program.types import CLIENT, SERVER
 
 # Bytes without any product, with the engine's cheap settings (two rings) and with its stock ones; and for each byte of
 # the largest encoded matrix.
-_CHEAP, _STOCK = {SERVER: 2.15e9, CLIENT: 1.95e9}, {SERVER: 1.85e9, CLIENT: 1.4e9}
-_EACH = {SERVER: 1.4, CLIENT: 0.2}
+_CHEAP, _STOCK = {SERVER: 2.0e9, CLIENT: 1.93e9}, {SERVER: 1.7e9, CLIENT: 1.28e9}
+_EACH = {SERVER: 1.42, CLIENT: 0.19}
 
 
 def peak(encoded: float, *, cheap: bool) -> dict[str, float]:

@@ -252,7 +252,7 @@ def test_memory_of_every_recorded_run_is_roughly_predicted(path):
   measured, found = predicted(path)
   found = found["peak_rss_bytes"]
   assert found["server"] == pytest.approx(measured["peak_rss_bytes"]["server"], rel=0.05)
-  within = 0.07 if measured["transforms"]["exponential"] == "squares" else 0.18
+  within = 0.05 if measured["transforms"]["exponential"] == "squares" else 0.2
   assert found["client"] == pytest.approx(measured["peak_rss_bytes"]["client"], rel=within)
 
 
