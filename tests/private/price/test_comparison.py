@@ -44,7 +44,7 @@ def test_each_row_of_four_tables_is_there():
 def test_the_ladder_goes_from_stock_to_ours_without_a_gap(row):
   steps, config = comparison.ladder(row), comparison.config_of(row)
   for end, text in ((0, "stock"), (-1, "")):
-    whole = predict.of_config(config, spec_lib.transforms_for(config.model, text), row.length)
+    whole = predict.of_config(config, spec_lib.transforms_for(config.model, text), row.length, offline=not text)
     assert steps[end]["total_bytes"] == pytest.approx(whole["total_bytes"])
   saved = sum(step["saved_bytes"] for step in steps)
   assert saved == pytest.approx(steps[0]["total_bytes"] - steps[-1]["total_bytes"])
@@ -85,7 +85,7 @@ def test_engine_runs_stand_in_the_table(tmp_path):
   line = next(line for line in text.splitlines() if line.startswith("3 ") and " SM+ScFuFFN " in line)
   assert "1.23" in line and "2 of 12 layers run" in text
   (error,) = comparison.compare(comparison.measured_runs([tmp_path]))["errors"]
-  assert error["relative_error"]["total_bytes"] == pytest.approx(1.31 / 1.23 - 1, abs=0.02)
+  assert error["relative_error"]["total_bytes"] == pytest.approx(1.56 / 1.23 - 1, abs=0.02)
   assert any(line.startswith("one ") and "%" in line for line in text.splitlines())
 
 
