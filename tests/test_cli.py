@@ -26,7 +26,8 @@ NEEDED = {
   "main": [CONFIG], "flops": [CONFIG], "private.cost": [CONFIG],
   "study.__main__": ["--study=configs/studies/compare.py", "--workdir=x"],
   "private.profile": [CONFIG], "private.serve": [CONFIG], "private.perplexity": [CONFIG],
-  "private.generate": ["--prompt=x"], "private.audit": ["--workdir=x"],
+  "private.generate": ["--prompt=x"], "private.prepare": ["--material=x", "--length=4"],
+  "private.audit": ["--workdir=x"],
   "private.calibrate": [], "private.approximate": [],
 }  # fmt: skip
 # A command up to its main(): what it imported, and its own flags.

@@ -37,7 +37,7 @@ def test_few_tokens_are_told_one_by_one_and_of_many_the_digest():
   config, _ = make(LINEAR)
   fit = squares.exponential(5e-3, -8.0)
   spec = spec_lib.of_config(config.model, spec_lib.transforms_for(config.model), (fit, fit))
-  facts = {"digest": "ab" * 32, "how": "by hand"}
+  facts = {"digest": "ab" * 32, "settings": spec_lib.Settings.of(spec), "how": "by hand"}
   few, many = np.arange(5), np.arange(300)
   assert "tokens 0,1,2,3,4" in circumstances(spec, few, np.ones((1, 3)), **facts)
   text = circumstances(spec, many, np.full((1, 3), np.inf), past=9, layers=1, **facts)
