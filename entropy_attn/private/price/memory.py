@@ -2,8 +2,8 @@
 
 The server encodes a private matrix for a product as many plaintexts, all at once; that of the largest product is what
 its peak follows. What both hold besides, and how the client's grows, is fitted to the recorded profiles of two threads
-(benchmarks/private), and tried on those alone: 2 to 13 GB at the server, within 5 % of each; 1.2 to 3.5 GB at the client,
-within 5 %, and 20 % in the stock settings.
+(benchmarks/private), and tried on those alone: 2 to 13 GB at the server, within 5 % of each; 1.2 to 3.5 GB at the
+client, within 5 %, and 20 % in the stock settings.
 """
 
 from entropy_attn.private.program.types import CLIENT, SERVER
