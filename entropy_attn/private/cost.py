@@ -124,15 +124,16 @@ def _planned(config, line: tuple[float, float], options: Mapping) -> tuple[dict,
   from entropy_attn.private.price.plan import plan
   from entropy_attn.progress import say
 
-  transforms = flags.transforms_of(config.model)
+  transforms = flags.transforms_for(config.model, FLAGS.transforms)
   offline = flags.offline(transforms)
   options = {**options, "offline": offline, "compute": FLAGS.compute}
   found = plan(config, transforms, line, FLAGS.length, on_try=lambda change: say(f"trying {change}"), **options)
   result = found["result"]
-  result["plan"] = {"transforms": found["transforms"], "error": FLAGS.error, "line": line, "chosen": found["chosen"]}
+  changes = ",".join(filter(None, (FLAGS.transforms, found["transforms"])))
+  result["plan"] = {"transforms": changes, "error": FLAGS.error, "line": line, "chosen": found["chosen"]}
   what = "with the prompt" if offline else "in all"
   rows = [f"{c['change']}: {c['before']:,.1f} s {what} become {c['after']:,.1f} s" for c in found["chosen"]]
-  best = f"plan for {line[0]:g} Mbit/s, {line[1]:g} ms: --transforms={found['transforms']}"
+  best = f"plan for {line[0]:g} Mbit/s, {line[1]:g} ms: --transforms={changes}"
   plan_text = "\n".join([best if found["chosen"] else "plan: the transforms as they are take least", *rows])
   return result, [*_model_text(result), plan_text]
 

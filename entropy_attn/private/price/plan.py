@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 
 from entropy_attn.private.price import lines, predict
-from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program.spec import Transforms
 
 # What is tried, all of it exact: what of it an architecture does not have changes nothing.
@@ -42,8 +41,8 @@ def plan(
     options: of `predict.of_config`.
 
   Returns:
-    transforms, as --transforms reads them; chosen, the changes, each with its latencies, seconds, before and after it;
-    and result, the prediction of the last.
+    transforms, the changes as --transforms reads them; chosen, each of them with its latencies, seconds, before and
+    after it; and result, the prediction of the last.
   """
 
   def priced(changed: Transforms) -> tuple[float, float, Mapping]:
@@ -52,7 +51,8 @@ def plan(
     total, online = took["latency_seconds"]["line"], took["online_latency_seconds"]["line"]
     return online + _BEFORE * (total - online), online, found
 
-  weight, online, result = priced(transforms)
+  begun = transforms
+  weight, online, result = priced(begun)
   chosen = []
   while True:
     best = None
@@ -66,7 +66,8 @@ def plan(
       break
     chosen.append({"change": text(best[4]), "before": online, "after": best[1]})
     weight, online, result, transforms = best[:4]
-  changes = {name: getattr(transforms, name) for name in CHOICES if not _is_default(transforms, name)}
+  after = {name: getattr(transforms, name) for name in CHOICES}
+  changes = {name: value for name, value in after.items() if value != getattr(begun, name)}
   return {"transforms": text(changes), "chosen": chosen, "result": result}
 
 
@@ -83,7 +84,3 @@ def _others(transforms: Transforms) -> Iterator[tuple[str, object]]:
     if name == "diagonal" and transforms.exponential == "engine":
       continue
     yield from ((name, value) for value in values if value != getattr(transforms, name))
-
-
-def _is_default(transforms: Transforms, name: str) -> bool:
-  return getattr(transforms, name) == getattr(spec_lib.Transforms(), name)

@@ -61,11 +61,11 @@ def predict(
   inferences = [(length, past), *((1, past + length + i) for i in range(tokens - 1))]
   programs = [build.build(spec, new, past=before, prepared=offline, **options) for new, before in inferences]
   found = [pricing.rows(program, offline) for program in programs]
-  rings = {step.ring for step in build.build(spec, length, past=past, **options).steps}
+  rings = {step.ring for step in programs[0].steps}
   before = pricing.session_rows(threads, rings)
   if offline:
     lengths = (length, *[1] * (tokens - 1))
-    before += pricing.ahead_rows(ahead_lib.ahead(spec, lengths, layers=options.get("layers")))
+    before += pricing.ahead_rows(ahead_lib.ahead(spec, lengths, past=past, layers=options.get("layers")))
   rows = before + [row for rows in found for row in rows]
   total = _total(rows)
   return {

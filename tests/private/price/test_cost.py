@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-from private.models import LINEAR, make
+from private.models import LINEAR, config_of, make
 import pytest
 
 from entropy_attn.errors import UserError
@@ -287,6 +287,13 @@ def test_tokens_after_the_prompt_cost_what_each_does_alone_but_for_the_keys():
   with pytest.raises(UserError, match="1,000,000,011 tokens are more"):  # before any of them is priced
     predict.of_config(config, transforms, 12, tokens=10**9)
   assert predict.of_config(config, transforms, tokens=3)["length"] == 10  # what is left beside two more
+
+
+def test_what_is_made_ahead_of_a_later_token_is_of_all_keys_before_it():
+  config = config_of(LINEAR, num_heads=8, d_model=64, context_length=3000, max_positions=3000)
+  transforms = spec_lib.transforms_for(config.model)
+  ahead = lambda past: predict.of_config(config, transforms, 1, past=past, offline=True)["offline"]
+  assert ahead(2500)["bytes"] > 1.1 * ahead(2)["bytes"]
 
 
 def test_keys_grow_with_threads():

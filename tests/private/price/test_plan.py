@@ -55,6 +55,15 @@ def test_a_plan_says_what_each_choice_saves_and_leaves_none_that_saves_more(line
       assert online(config, other, line) > 0.99 * steps[-1]
 
 
+def test_what_was_asked_for_stays_and_is_told_where_it_is_changed():
+  config = small()
+  begun = transforms_for(config.model, "embedding=one_hot,maximum=fours")
+  found = planned(NARROW, config, begun)
+  assert "maximum=pairs" in found["transforms"] and "one_hot" not in found["transforms"]
+  chosen = parse_transforms(found["transforms"], begun)
+  assert chosen.embedding == "one_hot" and chosen.maximum == "pairs"
+
+
 def test_a_plan_is_read_back_by_the_commands(tmp_path, monkeypatch):
   path = tmp_path / "plan.json"
   path.write_text(json.dumps({"plan": {"transforms": "maximum=fours,division=late", "error": 0.01}}))
