@@ -13,19 +13,24 @@ def unfinished(path: pathlib.Path) -> pathlib.Path:
 
 def finish(path: pathlib.Path) -> pathlib.Path:
   """Gives the unfinished file its name, once the disk has it: a power cut leaves the old one or the new one."""
-  descriptor = os.open(unfinished(path), os.O_RDONLY)
+  sync(unfinished(path))
+  os.replace(unfinished(path), path)
+  with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+    sync(path.parent)
+  return path
+
+
+def sync(path: pathlib.Path) -> None:
+  """Has a file, or a folder's entries, reach the disk.
+
+  Raises:
+    OSError: where the file system cannot.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
-  os.replace(unfinished(path), path)
-  with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
-  return path
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> pathlib.Path:

@@ -86,22 +86,17 @@ def _check_transforms() -> None:
 
 
 def transforms_of(model_config) -> Transforms:
-  """All that an architecture allows, changed as --plan says, where there is such a flag, and then as --transforms.
+  """All that an architecture allows, changed as --plan says, and then as --transforms.
 
   Raises:
     UserError: for an unknown name or value.
   """
-  planned = _plan()["transforms"] if _has_plan() else ""
-  return transforms_for(model_config, f"{planned},{FLAGS.transforms}")
-
-
-def _has_plan() -> bool:
-  return "plan" in FLAGS and not FLAGS["plan"].boolean
+  return transforms_for(model_config, f"{_plan()['transforms']},{FLAGS.transforms}")
 
 
 def error() -> float:
   """What --error says, or else the plan."""
-  return FLAGS.error if FLAGS["error"].present or not _has_plan() else _plan()["error"]
+  return FLAGS.error if FLAGS["error"].present else _plan()["error"]
 
 
 def define_error() -> None:

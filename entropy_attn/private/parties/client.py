@@ -18,7 +18,7 @@ from entropy_attn.private.parties.material import Material
 from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import TlsSocket
 from entropy_attn.private.parties.store import Store
-from entropy_attn.private.parties.wire import PeerLost
+from entropy_attn.private.parties.wire import Counts, PeerLost
 from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import CLIENT
 
@@ -70,14 +70,8 @@ def generate(
     for material in _asked(session, sock, store, len(ids), tokens):
       started, before = time.monotonic(), session.connection.counts()
       revealed = session.run(len(asked), np.asarray(asked), material=material)
-      taken = session.connection.counts() - before
-      spent.append({
-        "tokens": len(asked),
-        "bytes": taken.sent + taken.received,
-        "rounds": taken.chain / 2,
-        "seconds": time.monotonic() - started,
-        "prepared": material is not None,
-      })  # fmt: skip
+      taken = _taken(session, before, started)
+      spent.append({"tokens": len(asked), **taken, "prepared": material is not None})
       token = _chosen(session.spec, revealed, temperature, rng)
       new.append(token)
       asked = [token]
@@ -125,14 +119,8 @@ def prepare(
     while len(keeper.waiting(session.spec, length, tokens)) < sets:
       started, before = time.monotonic(), session.connection.counts()
       kept = keeper.make(session, length, tokens)
-      taken = session.connection.counts() - before
+      made.append({**_taken(session, before, started), "kept": kept})
       bar.close()
-      made.append({
-        "bytes": taken.sent + taken.received,
-        "rounds": taken.chain / 2,
-        "seconds": time.monotonic() - started,
-        "kept": kept,
-      })  # fmt: skip
       on_set(made[-1])
   return made
 
@@ -145,6 +133,16 @@ def _asked(session: Session, sock, store: Store | None, length: int, tokens: int
   for i in range(tokens):
     session.connection.tell({"length": length if i == 0 else 1})
     yield None
+
+
+def _taken(session: Session, before: Counts, started: float) -> dict:
+  """Bytes both ways, rounds and seconds since both."""
+  taken = session.connection.counts() - before
+  return {
+    "bytes": taken.sent + taken.received,
+    "rounds": taken.chain / 2,
+    "seconds": time.monotonic() - started,
+  }  # fmt: skip
 
 
 def _check_room(prompt: int, tokens: int, spec: Spec) -> None:

@@ -119,7 +119,7 @@ def uniform(shape: Sequence[int], bits: int) -> np.ndarray:
 def hidden(operation: SecretProduct, mask: Mask, numbers: list[np.ndarray]) -> tuple[list[np.ndarray], Mask]:
   """This party's shares of x − a, and so on, which it tells the other; and the part of the mask that they take."""
   pairs = list(zip(numbers, mask.operands, strict=True))
-  if operation.pads:
+  if operation.unpadded(*(x.shape for x in numbers)) is not None:
     return [_padded(x, a.shape) - a for x, a in pairs], mask
   operands = tuple(a[_corner(x.shape)] for x, a in pairs)
   return [x - a for x, a in zip(numbers, operands, strict=True)], Mask(operands, mask.product)
@@ -139,7 +139,7 @@ def multiplied(operation: SecretProduct, mask: Mask, opened: list[np.ndarray], s
   total = operation.multiply(d, b) + operation.multiply(a, e)
   if first:
     total += operation.multiply(d, e)
-  shape = operation.shape(*shapes) if operation.pads else total.shape
+  shape = operation.unpadded(*shapes) or total.shape
   return total[_corner(shape)] + mask.product[_corner(shape)]
 
 

@@ -133,15 +133,15 @@ class Session:
 
   def _draw(self, step: Step, program: Program, drawn: dict) -> tuple[np.ndarray, ...]:
     """This party's shares of the masks of a product; adds what it puts into the product to `drawn`."""
-    inputs = [program.inputs[name] for name in step.reads]
     if isinstance(step.operation, CrossTerms):
       masks = tuple(uniform(shape, step.ring) for shape in step.operation.shapes)
       own = step.reads[0 if self.role == SERVER else 1]
       drawn[own] = laid_out(step.operation, masks, server=self.role == SERVER)
       return masks
-    names = [name for name, v in zip(step.reads, inputs, strict=True) if self.role in _DRAWN_BY[v.owner]]
-    drawn |= {name: uniform(program.inputs[name].shape, program.inputs[name].ring) for name in names}
-    return tuple(drawn[name] for name in names)
+    inputs = {name: program.inputs[name] for name in step.reads}
+    masks = {name: uniform(v.shape, v.ring) for name, v in inputs.items() if self.role in _DRAWN_BY[v.owner]}
+    drawn |= masks
+    return tuple(masks.values())
 
   def run(
     self, length: int, tokens: np.ndarray | None = None, *, material: Material | None = None, **options
@@ -164,7 +164,10 @@ class Session:
     if material is None and self._prepared:
       (material,) = self.prepare(length, layers=options.get("layers"))
     program = build(self.spec, length, past=self._past, prepared=self._prepared, **options)
-    inputs = client_inputs(self.spec, tokens) if self.role == CLIENT else self._server_inputs(length)
+    if self.role == CLIENT:
+      inputs = client_inputs(self.spec, tokens)
+    else:
+      inputs = server_inputs(self._weights, length, self._past)
     if material is not None and not material.fits(program.products):
       raise UserError(f"the material is for {material.rows} tokens, not for {length}")
     codes = self._agreed(program)
@@ -213,9 +216,6 @@ class Session:
     finally:
       self._offline = False
 
-  def _server_inputs(self, length: int) -> dict[str, np.ndarray]:
-    return server_inputs(self._weights, length, self._past)
-
   def _agree(self, digest: str, program: Program) -> None:
     inputs = sum(math.prod(v.shape) for v in program.inputs.values() if v.owner != SERVER)
     # Before the other learns the digest: it may be the first to know that both agree, and go on.
@@ -241,7 +241,7 @@ class Session:
       with self._recorded(layer_name(step), step.kind):
         for name in step.reads:
           if name in program.inputs and name not in given and not (prepared and program.inputs[name].whole):
-            machine.give(name, program.inputs[name], inputs[name] if name in inputs else None)
+            machine.give(name, program.inputs[name], inputs.get(name))
             given.add(name)
         if prepared:
           self._multiply(step, material.masks[step.writes[0]])

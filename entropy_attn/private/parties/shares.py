@@ -44,13 +44,12 @@ class Ring:
 def moved(share, ring: int):
   """A share of one ring as one of the other: the lower half of a wide ring, or the upper half from a narrow one."""
   meta = _meta(share)
-  raw = b"".join(_content(chunk) for chunk in share.share_chunks)
   if ring == NARROW:
-    numbers = np.frombuffer(raw, np.uint64).astype(np.uint32)
+    bits = numbers(share, WIDE).astype(np.uint32)
   else:
-    numbers = np.frombuffer(raw, np.uint32).astype(np.uint64) << np.uint64(WIDE - NARROW)
+    bits = numbers(share, NARROW).astype(np.uint64) << np.uint64(WIDE - NARROW)
   meta.storage_type = re.sub(r"FM\d+", f"FM{ring}", meta.storage_type)
-  return _share(meta.SerializeToString(), [_chunk(numbers)])
+  return _share(meta.SerializeToString(), [_chunk(bits)])
 
 
 def numbers(share, ring: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from cryptography import exceptions
 from cryptography.hazmat.primitives.ciphers import aead
 import numpy as np
 
+from entropy_attn import files
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties.material import Mask, Material
 
@@ -97,20 +98,15 @@ class Store:
     nonce = secrets.token_bytes(_NONCE)
     sealed = self._cipher.encrypt(nonce, plain.getbuffer(), header)
     path = self._folder / f"{of}.{index}.material"
-    temporary = path.with_suffix(".new")
+    temporary = files.unfinished(path)
     try:
       with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(_MAGIC + struct.pack("!I", len(header)) + header + nonce)
         file.write(sealed)
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.tell()
-      temporary.rename(path)
-      self._sync()
+      return files.finish(path).stat().st_size
     except OSError as error:
       temporary.unlink(missing_ok=True)
       raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    return size
 
   def waiting(self) -> list[Part]:
     """All parts that wait, by set and index."""
@@ -142,7 +138,7 @@ class Store:
         if header["bound"] != dict(bound):
           return None
         os.close(os.open(used, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # one process alone succeeds
-        self._sync()
+        files.sync(self._used)  # before anything of it is sent
         nonce, sealed = file.read(_NONCE), file.read()
       path.unlink()
     except (FileNotFoundError, FileExistsError):
@@ -164,15 +160,6 @@ class Store:
     """Deletes what waits of a set."""
     for path in self._folder.glob(f"{of}.*.material"):
       path.unlink(missing_ok=True)
-
-  def _sync(self) -> None:
-    """Has the folders' entries reach the disk."""
-    for path in (self._used, self._folder):
-      folder = os.open(path, os.O_RDONLY)
-      try:
-        os.fsync(folder)
-      finally:
-        os.close(folder)
 
 
 def _header(file, path: pathlib.Path) -> tuple[dict, bytes]:

@@ -11,14 +11,23 @@ import dataclasses
 from entropy_attn.private.program.build import build, share
 from entropy_attn.private.program.products import CrossTerms, Weigh
 from entropy_attn.private.program.spec import Spec
-from entropy_attn.private.program.types import SECRET, SERVER, SHARED, Program, SecretProduct, Step, Variable
+from entropy_attn.private.program.types import (
+  SECRET,
+  SERVER,
+  SHARED,
+  ElementwiseProduct,
+  Program,
+  SecretProduct,
+  Step,
+  Variable,
+)
 
 
 def ahead(spec: Spec, lengths: Sequence[int], *, past: int = 0, layers: int | None = None) -> Program:
   """What two parties run to prepare some inferences, each after those before it.
 
-  Its steps write products of masks, which it keeps: one of all rows of all inferences for a matrix of the server, under
-  the product's name; one an inference for secrets, under `part_name`. Its inputs but the matrices are random.
+  Its steps write products of masks: one of all rows of all inferences for a matrix of the server, under the product's
+  name; one an inference for secrets, under `part_name`. Its inputs but the matrices are random.
 
   Args:
     lengths: new tokens of each inference.
@@ -40,7 +49,7 @@ def ahead(spec: Spec, lengths: Sequence[int], *, past: int = 0, layers: int | No
     for step in program.steps:
       if isinstance(step.operation, SecretProduct):
         _multiply(step, i, program, inputs, steps)
-  return Program(inputs, tuple(steps), (), tuple(step.writes[0] for step in steps))
+  return Program(inputs, tuple(steps), (), ())
 
 
 def part_name(inference: int, product: str) -> str:
@@ -62,7 +71,7 @@ def _multiply(step: Step, inference: int, program: Program, inputs: dict, steps:
   name = part_name(inference, step.writes[0])
   shapes, operation = program.products[step.writes[0]], step.operation
   owners = (SECRET, SECRET)
-  if operation.elementwise:
+  if isinstance(operation, ElementwiseProduct):
     operation, owners = CrossTerms(operation, shapes), (SERVER, SHARED)
     shapes = 2 * ((operation.length,),)
   reads = tuple(f"r{i} {name}" for i in range(2))

@@ -4,6 +4,7 @@ Letters in array names: N new positions, P cached positions, M = P + N keys, D m
 E entries of the causal part of N × M, V vocabulary, W one-hot width, B bits.
 """
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 import dataclasses
 import math
@@ -100,11 +101,14 @@ def client_inputs(spec: Spec, tokens_N: np.ndarray) -> dict[str, np.ndarray]:
   return {"one_hot": one_hot, "selected": bits[..., None].astype(np.float32)}
 
 
-def server_inputs(weights: Mapping[str, np.ndarray], length: int, past: int = 0) -> dict[str, np.ndarray]:
-  """The server's inputs: its weights, those that stand for positions cut to the `length` after `past`."""
+def server_inputs(weights: Mapping[str, np.ndarray], length: int, past: int = 0) -> ChainMap[str, np.ndarray]:
+  """The server's inputs: its weights, those that stand for positions cut to the `length` after `past`.
+
+  The others stay where they are until they are asked for.
+  """
   new = slice(past, past + length)
-  sliced = {name: array[:, new] for name, array in weights.items() if name.endswith("inverse_temperature")}
-  return {**weights, "positions": weights["positions"][new], **sliced}
+  sliced = {name: weights[name][:, new] for name in weights if name.endswith("inverse_temperature")}
+  return ChainMap({"positions": weights["positions"][new], **sliced}, weights)
 
 
 class Builder:

@@ -13,7 +13,7 @@ import numpy as np
 
 from entropy_attn.private.program import causal, joined
 from entropy_attn.private.program.packing import SLOTS
-from entropy_attn.private.program.types import Product, SecretProduct
+from entropy_attn.private.program.types import ElementwiseProduct, Product, SecretProduct
 
 _BLOCKS = (1, 2, 4, 8, 16)  # of queries, that are tried
 
@@ -103,7 +103,6 @@ class Mix(SecretProduct):
   """
 
   join: str
-  pads = True
 
   def __call__(self, ops, e, v_HxMxK):
     e_HxNxM = e if e.ndim == 3 else causal.filled(e, v_HxMxK.shape[1], jnp)
@@ -113,45 +112,30 @@ class Mix(SecretProduct):
   def multiply(self, x, y):
     return (x if x.ndim == 3 else causal.filled(x, y.shape[1], np)) @ y
 
-  def shape(self, x, y):
+  def unpadded(self, x, y):
     H, M, K = y
     return H, x[1] if len(x) == 3 else causal.queries(x[1], M), K
 
 
 @dataclasses.dataclass(frozen=True)
-class Divide(SecretProduct):
+class Divide(ElementwiseProduct):
   """Causal entries [H, E] times the inverse sum [H, N] of their row."""
-
-  elementwise = True
-
-  def __call__(self, ops, e_HxE, inverse_HxN):
-    return self.multiply(e_HxE, inverse_HxN)
 
   def multiply(self, x, y):
     return x * causal.spread(y, x.shape[1])
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleRows(SecretProduct):
+class ScaleRows(ElementwiseProduct):
   """Each row of [H, N, K] times its factor [H, N]."""
-
-  elementwise = True
-
-  def __call__(self, ops, u_HxNxK, factor_HxN):
-    return self.multiply(u_HxNxK, factor_HxN)
 
   def multiply(self, x, y):
     return x * y[..., None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Square(SecretProduct):
+class Square(ElementwiseProduct):
   """z², of any shape."""
-
-  elementwise = True
-
-  def __call__(self, ops, z):
-    return z * z
 
   def multiply(self, x, y):
     return x * y
@@ -165,11 +149,11 @@ class CrossTerms(Product):
   of no use but to be opened, before the rest is trusted: where a ciphertext failed, all its numbers are wrong.
 
   Attributes:
-    operation: the product, which is elementwise.
+    operation: the product.
     shapes: of its arrays.
   """
 
-  operation: SecretProduct
+  operation: ElementwiseProduct
   shapes: tuple[tuple[int, ...], ...]
 
   def __call__(self, ops, r, s):

@@ -85,23 +85,25 @@ class Product(Operation):
 
 
 class SecretProduct(Product):
-  """A product of what nobody knows.
-
-  Attributes:
-    elementwise: whether each number of x is multiplied with one of y, and each product is a result.
-    pads: whether of shorter arrays than were prepared the rest is zeros; else a part of what was prepared is theirs.
-  """
-
-  elementwise = False
-  pads = False
+  """A product of what nobody knows."""
 
   @abc.abstractmethod
   def multiply(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The same of unsigned integers, modulo 2^bits; of a square x = y or not, so that it is linear in each."""
 
-  def shape(self, x: tuple[int, ...], y: tuple[int, ...]) -> tuple[int, ...]:
-    """The result's, of the arrays'; asked for where it pads."""
-    raise NotImplementedError
+  def unpadded(self, *shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The result's shape, of the arrays', where shorter arrays than were prepared are to be padded with zeros.
+
+    None: they are not, since a part of what was prepared is theirs.
+    """
+    return None
+
+
+class ElementwiseProduct(SecretProduct):
+  """One in which each number of x is multiplied with one of y, or with itself, and each product is a result."""
+
+  def __call__(self, ops, x, *y):
+    return self.multiply(x, *(y or (x,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Program:
   Attributes:
     inputs: variables that exist before, by name: weights, tokens, and caches of earlier positions.
     outputs: names of what the client learns.
-    kept: names of what a next program takes: the caches, or what was made ahead.
+    kept: names of what a next program takes: the caches.
     products: the shapes of what each `Product` reads, by the name of what it writes.
   """
 
