@@ -169,7 +169,7 @@ class Session:
     else:
       inputs = server_inputs(self._weights, length, self._past)
     if material is not None and not material.fits(program.products):
-      raise UserError(f"the material is for {material.rows} tokens, not for {length}")
+      raise UserError(f"the material, for {material.rows} tokens, does not fit this program of {length}")
     codes = self._agreed(program)
     outputs = self._guarded(lambda: self._run(program, codes, inputs, material))
     past, before = self._past, self._runs

@@ -110,7 +110,7 @@ def test_a_prompt_and_its_tokens_by_material_for_a_longer_one(name, monkeypatch)
       for part, length in zip(parts, (7, 1, 1), strict=True):
         found.append(session.run(length, said[at : at + length] if said is not None else None, material=part))
         at += length
-      with pytest.raises(UserError, match="the material is for 1 tokens, not for 2"):
+      with pytest.raises(UserError, match="the material, for 1 tokens, does not fit this program of 2"):
         session.run(2, said[at : at + 2] if said is not None else None, material=parts[1])
       return found
 
