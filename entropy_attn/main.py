@@ -13,6 +13,7 @@ from absl import flags
 
 from entropy_attn import cli, processes
 from entropy_attn.errors import UserError
+from entropy_attn.progress import say
 
 FLAGS = flags.FLAGS
 
@@ -46,7 +47,6 @@ def main() -> None:
 
   from entropy_attn import counts, evaluate
   from entropy_attn import train as train_lib
-  from entropy_attn.private.price import predict
   from entropy_attn.report import figures, tables
   from entropy_attn.run import summary
 
@@ -60,7 +60,7 @@ def main() -> None:
     reached = evaluate.evaluate_checkpoint(config, workdir, FLAGS.step)
   result = summary.read(workdir) if reached is None else summary.summarize(counts.summary(config), reached)
   if training and reached is not None and jax.process_index() == 0:
-    result["private_inference"] = predict.summary_of(config)
+    result["private_inference"] = _private_cost(config)
     figures.write_run_figures(workdir)
     summary.write(workdir, result)  # last: where it lies, all the rest does
   if jax.process_index() == 0:
@@ -69,6 +69,17 @@ def main() -> None:
   if result["status"] == "diverged" and config.train.on_nonfinite == "stop":
     print(f"diverged: {result['divergence']['text']}; the state before it is saved in {workdir}", file=sys.stderr)
     sys.exit(1)
+
+
+def _private_cost(config) -> dict | None:
+  """The predicted cost of a private inference; None, told, for a model that has none: its training is no less done."""
+  from entropy_attn.private.price import predict
+
+  try:
+    return predict.summary_of(config)
+  except UserError as error:
+    say(f"note: no cost of a private inference is predicted: {error}")
+    return None
 
 
 if __name__ == "__main__":

@@ -349,6 +349,6 @@ _RULES: Mapping[str, Rule] = {
 }
 _FREE = {
   "add", "sub", "neg", "reduce_sum", "reshape", "transpose", "broadcast_in_dim", "concatenate", "slice", "squeeze",
-  "split", "stack", "copy", "expand_dims", "iota", "add_any", "rev", "pad", "dynamic_slice", "cumsum",
+  "split", "stack", "unstack", "copy", "expand_dims", "iota", "add_any", "rev", "pad", "dynamic_slice", "cumsum",
   "stop_gradient",
 }  # fmt: skip
