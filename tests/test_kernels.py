@@ -1,6 +1,7 @@
 """Every fused implementation against the float64 reference: outputs and all gradients, over the space of inputs.
 
-The Pallas kernels run here in interpret mode; tests/test_aot.py compiles them for the chips.
+The Pallas kernels run here in interpret mode, but on their own chip (JAX_PLATFORMS=cuda pytest tests/test_kernels.py
+-k gpu), where products of float32 are the hardware's; tests/test_aot.py compiles them for chips that are not there.
 """
 
 import functools
@@ -22,10 +23,15 @@ KERNELS = {
 }
 
 
+def mode(name):
+  """Options of a kernel: interpreted anywhere but on its own chip."""
+  return {} if name == "blockwise" else {"interpret": jax.default_backend() != name}
+
+
 @functools.cache
 def program(name, causal):
   """out, entropy, and the gradients of q, k, v, row_scale, as attention.py asks them of the kernel."""
-  kernel, options = KERNELS[name], {"causal": causal} | ({} if name == "blockwise" else {"interpret": True})
+  kernel, options = KERNELS[name], {"causal": causal} | mode(name)
 
   @jax.jit
   def both(q, k, v, row_scale, keep, dout, dentropy):
@@ -165,7 +171,7 @@ def test_what_is_not_finite_is_not_hidden(name):
 @pytest.mark.parametrize("name", KERNELS)
 def test_without_entropy_the_rest_is_the_same(name):
   data = inputs(5, 1, 140, 140, 2, 2, 16)
-  options = {"causal": True} | ({} if name == "blockwise" else {"interpret": True})
+  options = {"causal": True} | mode(name)
   operands = [data[x] for x in ("q", "k", "v", "row_scale", "keep")]
   out, entropy, lse = KERNELS[name].forward(*operands, with_entropy=False, **options)
   with_out, _, with_lse = KERNELS[name].forward(*operands, **options)

@@ -67,8 +67,11 @@ def main() -> None:
     print(done[-1], flush=True)
   inferences = sum(pair["inferences"] for pair in done)
   failed = sum(pair.get("wrong", pair["inferences"]) for pair in done)
-  print(f"{inferences:,} inferences, {failed} failed, {sum(pair.get('remade', 0) for pair in done)} products of masks "
-        f"made anew, largest error of a logit {max(pair.get('largest_error', np.inf) for pair in done):.2g}")  # fmt: skip
+  remade = sum(pair.get("remade", 0) for pair in done)
+  largest = max(pair.get("largest_error", np.inf) for pair in done)
+  print(
+    f"{inferences:,} inferences, {failed} failed, {remade} products of masks made anew, largest error {largest:.2g}"
+  )
 
 
 if __name__ == "__main__":
