@@ -15,7 +15,10 @@ import sys
 from benchmarks import measure
 
 HEADS, WIDTH = 12, 64
-TOKENS = 1024  # a batch has as many sequences as make up at least so many
+TOKENS, TOKENS_ON_CHIP = (
+  1024,
+  16_384,
+)  # a batch has as many sequences as make up so many, of a CPU and of an accelerator
 LONGEST_MATERIALISED = 4096  # beyond it the matrices of one call are more than 10 GB
 ON_CPU = ("reference", "blockwise", "blockwise, no entropy", "torch sdpa, no entropy")
 ON_GPU = ("reference", "blockwise", "gpu", "gpu, no entropy", "cudnn, no entropy")
@@ -24,10 +27,16 @@ ON_TPU = ("reference", "blockwise", "tpu", "tpu, no entropy", "jax.nn, no entrop
 
 def one(name: str, T: int) -> dict:
   """Seconds and bytes of one implementation, in this process."""
-  batch = max(1, TOKENS // T)
+  batch = max(1, _tokens() // T)
   step = _torch_step(batch, T) if name.startswith("torch") else _jax_step(name, batch, T)
   before = measure.peak_bytes()
   return {"seconds": measure.seconds(step), "bytes": measure.peak_bytes() - before}
+
+
+def _tokens() -> int:
+  import jax
+
+  return TOKENS if jax.default_backend() == "cpu" else TOKENS_ON_CHIP
 
 
 def _jax_step(name, batch, T):
@@ -106,7 +115,7 @@ def main(lengths: list[int], rounds: int, path: pathlib.Path | None) -> None:
       than = results[(yardstick, str(T))].get("seconds")
       ratio = f"{found['seconds'] / than:.2f}" if than else ""
       rows.append([f"{T:,}", name, f"{found['seconds'] * 1e3:.1f}", ratio, f"{found['bytes'] / 2**20:,.0f}"])
-  print(f"{measure.machine()}; {HEADS} heads of {WIDTH}, {TOKENS:,} tokens or one sequence\n")
+  print(f"{measure.machine()}; {HEADS} heads of {WIDTH}, {_tokens():,} tokens or one sequence\n")
   print(tables.markdown(["T", "implementation", "ms", f"against {yardstick}", "MiB"], rows))
   if path:
     numbers = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
