@@ -3,7 +3,6 @@
 Letters in array names: B batch, T tokens, D model width, H heads, K head width, V vocabulary, L layers.
 """
 
-from collections.abc import Mapping
 import functools
 import math
 
@@ -37,15 +36,6 @@ TEMPERATURE_FORMS = {  # what is learned of a temperature t, and t of what is le
 OUT_INITS = {"plain": lambda c: c.init_std, "depth_scaled": lambda c: c.init_std / (2 * c.num_layers) ** 0.5}
 VALUE_RESIDUALS = ("none", "fixed")
 DTYPES = ("bfloat16", "float32")
-
-
-# The stacks of blocks that the parameters hold, from the first layer to the last: [layers of it, ...] in each array.
-STACKS = ("blocks", "blocks_without_ffn")
-
-
-def stacks_of(params: Mapping) -> list[Mapping]:
-  """The stacks that parameters (or what is like them) hold, from the first layer to the last."""
-  return [params[name] for name in STACKS if name in params]
 
 
 class GPT(nn.Module):
@@ -86,6 +76,7 @@ class GPT(nn.Module):
       split_rngs={"params": True},
       length=length,
     )(c, has_ffn)
+    # Their names are reparam.STACKS.
     if c.ffns_removed < c.num_layers:
       self.blocks = stack(c.num_layers - c.ffns_removed, True)
     if c.ffns_removed:

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 KINDS = ("none", "weight", "spectral", "sigma")
 
+# The stacks of blocks that a model's parameters hold, from the first layer to the last; arrays begin with their layers.
+STACKS = ("blocks", "blocks_without_ffn")
+
 # The linears (by their names in the model) that each choice of model.reparam_targets normalises.
 TARGETS = {
   "qk": ("q", "k"),
@@ -21,6 +24,11 @@ TARGETS = {
   "qkv+ffn": ("q", "k", "v", "up", "down", "fused"),
   "qkvo+ffn": ("q", "k", "v", "o", "up", "down", "fused"),
 }
+
+
+def stacks_of(params: Mapping) -> list:
+  """The stacks that parameters (or what is like them) hold, from the first layer to the last."""
+  return [params[name] for name in STACKS if name in params]
 
 
 def kind_of(linear: str, model_config) -> str:
@@ -64,11 +72,10 @@ def fold(variables: dict, model_config) -> tuple[dict, object]:
   Returns:
     ({'params': …}, a copy of model_config with reparam 'none') that give the same logits.
   """
-  params = {}
-  for stack, of_stack in variables["params"].items():
+  params = dict(variables["params"])
+  for stack in set(STACKS) & set(params):
     vectors = variables.get("spectral", {}).get(stack, {})
-    is_stack = isinstance(of_stack, Mapping) and "q" in of_stack
-    params[stack] = _fold_stack(of_stack, vectors, model_config) if is_stack else of_stack
+    params[stack] = _fold_stack(params[stack], vectors, model_config)
   plain = model_config.copy_and_resolve_references()
   with plain.unlocked():
     plain.reparam = "none"

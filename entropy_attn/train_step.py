@@ -12,8 +12,9 @@ import optax
 from entropy_attn import config as config_lib
 from entropy_attn import entropy as entropy_lib
 from entropy_attn import sharding
-from entropy_attn.model import GPT, TEMPERATURE_FORMS, stacks_of
+from entropy_attn.model import GPT, TEMPERATURE_FORMS
 from entropy_attn.optimizer import make_optimizer, make_schedule
+from entropy_attn.reparam import stacks_of
 
 
 @flax.struct.dataclass

@@ -21,8 +21,10 @@ IMPLEMENTED = {
   "model.bias": model.BIASED, "model.ffn_out_init": model.OUT_INITS, "model.attention_out_init": model.OUT_INITS,
   "model.value_residual": model.VALUE_RESIDUALS, "model.dtype": model.DTYPES,
   "model.attention": attention.IMPLEMENTATIONS, "regularizer.reduction": entropy.REDUCTIONS,
-  "regularizer.sides": entropy.SIDES, "regularizer.strengths": entropy.STRENGTHS, "regularizer.ceiling": entropy.CEILINGS,
-  "optimizer.name": optimizer.NAMES, "optimizer.schedule": optimizer.SCHEDULES, "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
+  "regularizer.sides": entropy.SIDES, "regularizer.strengths": entropy.STRENGTHS,
+  "regularizer.ceiling": entropy.CEILINGS,
+  "optimizer.name": optimizer.NAMES, "optimizer.schedule": optimizer.SCHEDULES,
+  "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
   "data.packing": packing.PACKINGS,
 }  # fmt: skip
 
