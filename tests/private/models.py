@@ -23,7 +23,7 @@ ARCHITECTURES = {
   "SM+SNorm": _ROWS["snorm"] | {"reparam_targets": "qk+ffn"},
   "SM+σReparam": _ROWS["sm"] | {"reparam": "sigma", "reparam_targets": "qkvo+ffn"},
   "SM+LN+G+VRes+FFN(−1)": {"value_residual": "fixed", "ffns_removed": 1},
-  "SM+VRes+ScFuFFN(−1)": LINEAR | {"value_residual": "fixed", "ffns_removed": 1, "num_layers": 3, "alpha_init": 10.0},
+  "SM+VRes+ScFuFFN(−1)": LINEAR | {"value_residual": "fixed", "ffns_removed": 1, "alpha_init": 10.0},
   "SM+ScFFN": _ROWS["scffn"],
   "SM+ScFuFFN": LINEAR,
   "SM(t)+ScFuFFN": LINEAR | {"temperature": "per_head", "temperature_init": 0.5},

@@ -85,7 +85,7 @@ def test_what_a_config_tells_is_what_the_weights_make():
 
 
 def test_value_residuals_go_on_from_a_cache():
-  config, variables = make(ARCHITECTURES["SM+VRes+ScFuFFN(−1)"])
+  config, variables = make(ARCHITECTURES["SM+VRes+ScFuFFN(−1)"], num_layers=3)
   _, model = folded(config, variables)
   tokens, kept, past, logits = tokens_of(config), {}, 0, []
   for part in (tokens[:5], tokens[5:6], tokens[6:]):
