@@ -56,7 +56,7 @@ def codeparrot(setting: str = "T128", architecture: str = "ln_gelu", targets: st
   Args:
     setting: one of those.
     architecture: one of ARCHITECTURES.
-    targets: model.reparam_targets, for wnorm and snorm.
+    targets: model.reparam_targets, for wnorm, snorm and model.reparam=sigma.
   """
   check_choice("the config's argument", setting, ("T128", "T256", "L18", "quick"))
   c = base()
@@ -121,9 +121,12 @@ def architecture_name(config: ConfigDict) -> str:
   name += "+LN" if m.norm == "layernorm" else ""
   name += {"gelu": "+G", "relu": "+R", "identity": ""}[m.activation]
   if m.reparam != "none":
-    name += {"weight": "+WNorm", "spectral": "+SNorm"}[m.reparam] + f"({m.reparam_targets.upper()})"
-  if m.ffn == "fused" or m.residual_scaling:
+    name += {"weight": "+WNorm", "spectral": "+SNorm", "sigma": "+σReparam"}[m.reparam]
+    name += f"({m.reparam_targets.upper()})"
+  name += "+VRes" if m.value_residual == "fixed" else ""
+  if m.ffn == "fused" or m.residual_scaling or m.ffns_removed:
     name += "+" + "Sc" * m.residual_scaling + "Fu" * (m.ffn == "fused") + "FFN"
+    name += f"(−{m.ffns_removed})" if m.ffns_removed else ""
   return f"EReg({name})" if config.regularizer.weight > 0 else name
 
 
@@ -177,6 +180,8 @@ def _check_model(m) -> None:
     raise UserError(
       f"model.ffn=fused needs model.activation=identity, not {m.activation}: a nonlinearity cannot be fused"
     )
+  if m.ffns_removed > m.num_layers:
+    raise UserError(f"model.ffns_removed={m.ffns_removed} is more than model.num_layers={m.num_layers}")
   if m.temperature != "none" and m.temperature_init <= 0:
     raise UserError(f"model.temperature_init={m.temperature_init} must be positive")
 
@@ -188,6 +193,8 @@ def _check_training(c: ConfigDict) -> None:
     )
   if c.optimizer.warmup_steps and c.optimizer.warmup_fraction:
     raise UserError("optimizer.warmup_steps and optimizer.warmup_fraction are both set: set one of them to 0")
+  if c.regularizer.strengths != "shared" and c.regularizer.weight == 0:
+    raise UserError(f"regularizer.strengths={c.regularizer.strengths} needs regularizer.weight above 0")
   if c.eval.last_n > c.model.context_length:
     raise UserError(f"eval.last_n={c.eval.last_n} exceeds model.context_length={c.model.context_length}")
   if c.eval.last_n and c.data.name != "languini":

@@ -62,10 +62,10 @@ class NonlinearOp:
 def ffn_flops(model_config: Mapping) -> int:
   """FLOPs of all FFNs over one sequence of T tokens, as in Tables 3, 4, 7 and 8: two per multiply-add.
 
-  An MLP d→4d→d costs L·2·(2·T·d·4d), a fused linear L·2·T·d².
+  An MLP d→4d→d costs L·2·(2·T·d·4d), a fused linear L·2·T·d²; L less those that were removed.
   """
   m = model_config
-  return m["num_layers"] * m["context_length"] * 2 * _ffn_weights(m)
+  return _ffns(m) * m["context_length"] * 2 * _ffn_weights(m)
 
 
 def attention_flops(model_config: Mapping) -> int:
@@ -82,16 +82,16 @@ def attention_flops(model_config: Mapping) -> int:
 def nonlinear_ops(model_config: Mapping) -> list[NonlinearOp]:
   """The nonlinear operations over one sequence, in the order and notation of Tables 3, 4, 7 and 8.
 
-  The published LayerNorm counts hold the two of each layer. The final one, which every variant keeps, is the last
-  entry here, with published=False.
+  The published LayerNorm counts hold the two of each layer, one where the FFN was removed. The final one, which every
+  variant keeps, is the last entry here, with published=False.
   """
   m = model_config
   layers, length, width = m["num_layers"], m["context_length"], m["d_model"]
   ops = [NonlinearOp("SM", layers * m["num_heads"], length, length)]
   if m["norm"] == "layernorm":
-    ops.append(NonlinearOp("LN", 2 * layers, length, width))
-  if m["activation"] != "identity":
-    ops.append(NonlinearOp({"gelu": "G", "relu": "R"}[m["activation"]], layers, length, 4 * width))
+    ops.append(NonlinearOp("LN", layers + _ffns(m), length, width))
+  if m["activation"] != "identity" and _ffns(m):
+    ops.append(NonlinearOp({"gelu": "G", "relu": "R"}[m["activation"]], _ffns(m), length, 4 * width))
   ops.append(NonlinearOp("ln_f", 1, length, width, published=False))
   return ops
 
@@ -101,15 +101,22 @@ def parameter_count(model_config: Mapping) -> int:
   m = model_config
   layers, width = m["num_layers"], m["d_model"]
   embeddings = (m["vocab_size"] * (1 if m["tie_embeddings"] else 2) + m["max_positions"]) * width
-  layer = 4 * width**2 + _ffn_weights(m) + _biases(m) + _gains(m) + _temperatures(m)
-  layer += 4 * width if m["norm"] == "layernorm" else 0  # scale and bias, twice
-  layer += 2 if m["residual_scaling"] else 0  # alpha and beta
-  return embeddings + layers * layer + 2 * width  # the final LayerNorm's scale and bias
+  norm = 2 * width if m["norm"] == "layernorm" else 0  # scale and bias
+  attention = 4 * width**2 + norm + _temperatures(m) + _biases_and_gains(m, dict.fromkeys("qkvo", width))
+  ffn = _ffn_weights(m) + norm + _biases_and_gains(m, _ffn_columns(m))
+  ffn += 2 if m["residual_scaling"] else 0  # alpha and beta
+  return embeddings + layers * attention + _ffns(m) * ffn + 2 * width  # the final LayerNorm's scale and bias
 
 
 def threshold_count(config: ConfigDict) -> int:
   """Learned threshold weights theta(l,h) of the entropy regulariser: L·H while training with it, else 0."""
   return config.model.num_layers * config.model.num_heads if config.regularizer.weight > 0 else 0
+
+
+def strength_count(config: ConfigDict) -> int:
+  """Learned strengths of the regulariser's heads: L·H while training with them, else 0."""
+  per_head = config.regularizer.weight > 0 and config.regularizer.strengths == "per_head"
+  return config.model.num_layers * config.model.num_heads if per_head else 0
 
 
 def training_flops_per_token(model_config: Mapping) -> float:
@@ -121,7 +128,7 @@ def training_flops_per_token(model_config: Mapping) -> float:
   m = model_config
   width = m["d_model"]
   attention = 8 * width**2 + 2 * (m["context_length"] + 1) * width  # projections; QKᵀ and AV
-  forward = m["num_layers"] * (attention + 2 * _ffn_weights(m)) + 2 * width * m["vocab_size"]
+  forward = m["num_layers"] * attention + _ffns(m) * 2 * _ffn_weights(m) + 2 * width * m["vocab_size"]
   return 3.0 * forward
 
 
@@ -146,6 +153,7 @@ def summary(config: ConfigDict) -> dict:
     "nonlinear_ops": [dataclasses.asdict(op) | {"notation": op.notation} for op in nonlinear_ops(m)],
     "parameters": parameter_count(m),
     "threshold_parameters": threshold_count(config),
+    "strength_parameters": strength_count(config),
     "effective_regularizer_weight": config_lib.effective_weight(config),
     "training_flops_per_token": per_token,
     "training_tokens": tokens,
@@ -158,21 +166,26 @@ def _ffn_weights(m: Mapping) -> int:
   return m["d_model"] ** 2 * (1 if m["ffn"] == "fused" else 8)
 
 
-def _columns(m: Mapping) -> dict[str, int]:
-  """Output columns of each linear of a layer, by its name in the model."""
+def _ffns(m: Mapping) -> int:
+  """Layers that have an FFN."""
+  return m["num_layers"] - m["ffns_removed"]
+
+
+def _ffn_columns(m: Mapping) -> dict[str, int]:
+  """Output columns of each linear of an FFN, by its name in the model."""
   width = m["d_model"]
-  ffn = {"fused": width} if m["ffn"] == "fused" else {"up": 4 * width, "down": width}
-  return dict.fromkeys("qkvo", width) | ffn
+  return {"fused": width} if m["ffn"] == "fused" else {"up": 4 * width, "down": width}
 
 
-def _biases(m: Mapping) -> int:
-  return sum(columns for linear, columns in _columns(m).items() if linear in model.BIASED[m["bias"]])
+def _biases_and_gains(m: Mapping, columns: Mapping[str, int]) -> int:
+  """Learned beside the kernels of linears, whose output columns are given by name.
 
-
-def _gains(m: Mapping) -> int:
-  """Gains of weight normalisation, one per output column of a target; spectral normalisation learns none."""
-  targets = reparam.TARGETS[m["reparam_targets"]] if m["reparam"] == "weight" else ()
-  return sum(columns for linear, columns in _columns(m).items() if linear in targets)
+  A gain is one per output column with weight normalisation, one a linear with sigma-reparametrisation; spectral
+  normalisation learns none.
+  """
+  biases = sum(size for linear, size in columns.items() if linear in model.BIASED[m["bias"]])
+  targets = [size for linear, size in columns.items() if linear in reparam.TARGETS[m["reparam_targets"]]]
+  return biases + {"weight": sum(targets), "sigma": len(targets)}.get(m["reparam"], 0)
 
 
 def _temperatures(m: Mapping) -> int:

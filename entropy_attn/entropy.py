@@ -11,6 +11,7 @@ import numpy as np
 
 REDUCTIONS = ("per_query_sum", "head_mean")
 SIDES = ("both", "upper")
+STRENGTHS = ("shared", "per_head")
 CEILINGS = ("log_T", "causal")
 
 # Below it exp(s − m) counts for nothing; (s − m) is clamped to it so that (s − m) exp(s − m) is never −inf × 0.
@@ -103,10 +104,26 @@ def collapsed_heads(entropy_LxH, max_entropy: float) -> list[str]:
   return [f"L{l}H{h}" for l, h in np.argwhere(np.asarray(entropy_LxH, float) < max_entropy / 4)]
 
 
+def head_weights(strengths_LxH: jax.Array) -> jax.Array:
+  """Weights of the heads' penalties, [L, H] with mean 1: a softmax of learned strengths, which grow by ascent.
+
+  Weights that descended the loss would go to the heads that need none, or to zero. So the gradient of strengths has
+  its sign reversed, and any optimizer moves them to where most is penalised: the penalty is then the larger one of a
+  game (group DRO: Sagawa et al., 2020, arXiv:1911.08731, with heads as groups). With equal strengths it is the plain
+  penalty.
+
+  AERO (Jha & Reagen, 2024, arXiv:2410.13060) says that it adapts the strength of each head, and does it by the learned
+  thresholds of `penalty`: "per-head strengths" beyond these have no published formula that we know of.
+  """
+  ascending_LxH = 2 * jax.lax.stop_gradient(strengths_LxH) - strengths_LxH
+  return strengths_LxH.size * jax.nn.softmax(ascending_LxH, axis=(0, 1))
+
+
 def penalty(
   entropy_LxBxTxH: jax.Array,
   thresholds_LxH: jax.Array,
   *,
+  strengths_LxH: jax.Array | None = None,
   gamma: float = 0.2,
   reduction: str = "per_query_sum",
   sides: str = "both",
@@ -119,6 +136,7 @@ def penalty(
   Args:
     entropy_LxBxTxH: nats.
     thresholds_LxH: theta, the threshold weights of each head.
+    strengths_LxH: learned strengths of the heads; see `head_weights`. None: all weigh the same.
     gamma: the tolerance margin, in parts of E_max.
     reduction: per_query_sum penalises the entropy of each query and sums over queries (the released code);
       head_mean penalises the mean over queries of each head (Algorithm 1).
@@ -150,6 +168,8 @@ def penalty(
   distance = jnp.abs(delta) if sides == "both" else delta
   # Written so that a NaN delta stays NaN instead of falling on the free side of the comparison.
   cost = jnp.where(distance <= gamma * max_Tx1, 0, delta**2)
+  if strengths_LxH is not None:
+    cost = cost * head_weights(strengths_LxH)[:, None, None, :]
   return jnp.mean(jnp.sum(cost, axis=2))
 
 

@@ -187,7 +187,9 @@ GROUPS: dict[str, dict[str, Field]] = {
     "residual_scaling": _bool(False, "eq. 8: x = beta x_sa + FFN(x_sa) / alpha"),
     "alpha_init": _float(1.0, "alpha of eq. 8 at the start", nonzero=True),
     "beta_init": _float(1.0, "beta of eq. 8 at the start"),
-    "reparam": _choice("none", ("none", "weight", "spectral"), "normalisation of the linears in reparam_targets"),
+    "reparam": _choice(
+      "none", ("none", "weight", "spectral", "sigma"), "of the linears in reparam_targets; sigma: g V / sigma(V)"
+    ),
     "reparam_targets": _choice("ffn", ("qk", "ffn", "qk+ffn", "qkv+ffn", "qkvo+ffn"), "the linears that it normalises"),
     "temperature": _choice("none", ("none", "per_head", "per_head_position"), "a learnable one of the softmax"),
     "temperature_init": _float(1.0, "its value at the start; positive where it is learned"),
@@ -202,6 +204,9 @@ GROUPS: dict[str, dict[str, Field]] = {
     "ffn_out_init": _choice(
       "plain", ("plain", "depth_scaled"), "depth_scaled: init_std / sqrt(2 L) for the FFN's last linear"
     ),
+    "attention_out_init": _choice("plain", ("plain", "depth_scaled"), "the same for the attention's last linear"),
+    "value_residual": _choice("none", ("none", "fixed"), "fixed: from layer 2 on v = (v + v of layer 1) / 2"),
+    "ffns_removed": _int(0, "the deepest so many blocks are attention alone", least=0),
     "dtype": _choice(
       "bfloat16", ("bfloat16", "float32"), "of the matrix products; parameters, softmax and loss are float32"
     ),
@@ -215,11 +220,17 @@ GROUPS: dict[str, dict[str, Field]] = {
       "per_query_sum", ("per_query_sum", "head_mean"), "of each query, summed; or of each head's mean (Algorithm 1)"
     ),
     "sides": _choice("both", ("both", "upper"), "upper: penalise only what lies above the threshold"),
+    "strengths": _choice(
+      "shared", ("shared", "per_head"), "per_head: learned weights of heads, mean 1, largest where most is penalised"
+    ),
     "ceiling": _choice("log_T", ("log_T", "causal"), "E_max: log T, or what a causal row can reach"),
     "reference_batch": _int(128, "the microbatch over which the released code sums", least=1),
     "threshold_init": _float(0.5, "theta of each head at the start, in parts of E_max"),
   },
   "optimizer": {
+    "name": _choice("adamw", ("adamw", "muon"), "muon: of the blocks' matrices, with AdamW for all else"),
+    "muon_rate": _float(1.0, "Muon's learning rate, in parts of learning_rate", above=0),
+    "muon_momentum": _float(0.95, "Muon's, of Nesterov's form", least=0, below=1),
     "schedule": _choice("linear", ("linear", "cosine"), "of the learning rate, after the warmup"),
     "learning_rate": _float(1e-3, "at its peak", least=0),
     "final_learning_rate": _float(1e-7, "at the last step", least=0),

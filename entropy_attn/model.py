@@ -32,12 +32,16 @@ TEMPERATURE_FORMS = {  # what is learned of a temperature t, and t of what is le
   "direct": (lambda t: t, lambda learned: learned),
   "log": (math.log, jnp.exp),
 }
-FFN_OUT_INITS = {"plain": lambda c: c.init_std, "depth_scaled": lambda c: c.init_std / (2 * c.num_layers) ** 0.5}
+# Of what a block's last linear writes into the residual stream: GPT-2 divides by the root of how many there are.
+OUT_INITS = {"plain": lambda c: c.init_std, "depth_scaled": lambda c: c.init_std / (2 * c.num_layers) ** 0.5}
+VALUE_RESIDUALS = ("none", "fixed")
 DTYPES = ("bfloat16", "float32")
 
 
 class GPT(nn.Module):
   """The whole model.
+
+  The deepest config.ffns_removed blocks are attention alone (AERO: Jha & Reagen, 2024, arXiv:2410.13060).
 
   Attributes:
     config: the `model` group of a config, or a whole config, whose `model` group is taken.
@@ -66,12 +70,17 @@ class GPT(nn.Module):
       self.head = self.param("head", normal, (c.d_model, c.vocab_size))
     self.dropout = nn.Dropout(c.embedding_dropout)
     block = nn.remat(Block, prevent_cse=False) if c.remat else Block
-    self.blocks = nn.scan(
+    stack = lambda length, has_ffn: nn.scan(
       block,
       variable_axes={"params": 0, "spectral": 0},
       split_rngs={"params": True},
-      length=c.num_layers,
-    )(c)
+      length=length,
+    )(c, has_ffn)
+    # Their names are reparam.STACKS.
+    if c.ffns_removed < c.num_layers:
+      self.blocks = stack(c.num_layers - c.ffns_removed, True)
+    if c.ffns_removed:
+      self.blocks_without_ffn = stack(c.ffns_removed, False)
     self.ln_f = _LayerNorm()
 
   def __call__(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -100,8 +109,25 @@ class GPT(nn.Module):
       x_BxTxD = x_BxTxD * c.d_model**0.5
     x_BxTxD = self.dropout(x_BxTxD + self.position_embedding[:T], deterministic=not train)
     x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
-    x_BxTxD, out = self.blocks(x_BxTxD, None)
+    x_BxTxD, out = self.through_blocks(x_BxTxD)
     return self.ln_f(x_BxTxD), out
+
+  def through_blocks(self, x_BxTxD: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The residual stream after all blocks, and `out`."""
+    c = self.config
+    first_BxTxHxK = None
+    if c.value_residual == "fixed":
+      B, T, D = x_BxTxD.shape
+      none_yet = jnp.zeros((B, T, c.num_heads, D // c.num_heads), jnp.dtype(c.dtype))
+      first_BxTxHxK = sharding.constrain(none_yet, _HEADS)
+    carry, outs, kept = (x_BxTxD, first_BxTxHxK), [], c.num_layers - c.ffns_removed
+    if kept:
+      carry, out = self.blocks(carry, jnp.arange(kept))
+      outs.append(out)
+    if c.ffns_removed:
+      carry, out = self.blocks_without_ffn(carry, jnp.arange(kept, c.num_layers))
+      outs.append(out)
+    return carry[0], outs[0] if len(outs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
   def logits(self, x_BxTxD: jax.Array) -> jax.Array:
     """The vocabulary projection, float32 [B, T, V]."""
@@ -122,19 +148,31 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-  """One pre-LN decoder block; returns (x, out) with the entropies of its heads. The residual stream is float32."""
+  """One pre-LN decoder block; returns ((x, v_1), out) with the entropies of its heads. The residual stream is float32.
+
+  Attributes:
+    config: the model group.
+    has_ffn: False: attention alone.
+  """
 
   config: FrozenConfigDict
+  has_ffn: bool = True
 
   @nn.compact
-  def __call__(self, x_BxTxD: jax.Array, _: None) -> tuple[jax.Array, dict[str, jax.Array]]:
-    x_BxTxD, entropy_BxTxH = self.attend(x_BxTxD)
-    x_BxTxD = self.feed_forward(x_BxTxD)
+  def __call__(self, carry: tuple[jax.Array, jax.Array | None], layer: jax.Array):
+    x_BxTxD, first_BxTxHxK = carry
+    x_BxTxD, entropy_BxTxH, first_BxTxHxK = self.attend(x_BxTxD, first_BxTxHxK, layer)
+    if self.has_ffn:
+      x_BxTxD = self.feed_forward(x_BxTxD)
     nonfinite = jnp.sum(~jnp.all(jnp.isfinite(x_BxTxD), axis=-1), dtype=jnp.int32)
-    return x_BxTxD, {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
+    return (x_BxTxD, first_BxTxHxK), {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
 
-  def attend(self, x_BxTxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x + MHA(LN(x)), and the entropy [B, T, H]."""
+  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array):
+    """x + MHA(LN(x)), the entropy [B, T, H], and v_1.
+
+    With value residuals (Zhou et al., 2024, arXiv:2410.17897, both of their weights fixed at 1/2) every layer but the
+    first attends to (v + v_1) / 2, v_1 being the values of the first layer.
+    """
     c = self.config
     B, T, D = x_BxTxD.shape
     H, K = c.num_heads, D // c.num_heads
@@ -147,6 +185,9 @@ class Block(nn.Module):
       )
       for name in ("q", "k", "v")
     )
+    if c.value_residual == "fixed":
+      first_BxTxHxK = jnp.where(layer == 0, v_BxTxHxK, first_BxTxHxK)
+      v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
     arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
     axes = [_HEADS] * 3
     if c.temperature != "none":
@@ -158,8 +199,9 @@ class Block(nn.Module):
       (_HEADS, _HEADS),
       *arrays.values(),
     )
-    out_BxTxD = linear(name="o")(out_BxTxHxK.reshape(B, T, D))
-    return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH
+    out_std = OUT_INITS[c.attention_out_init](c)
+    out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK.reshape(B, T, D))
+    return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH, first_BxTxHxK
 
   def temperature(self, T: int) -> jax.Array:
     """The learned softmax temperature t of each head, [H], or of each head and query, [H, T] (appendix A)."""
@@ -173,7 +215,7 @@ class Block(nn.Module):
     """x + FFN(LN(x)), or with residual scaling beta x + FFN(LN(x)) / alpha (eq. 8)."""
     c = self.config
     D = x_BxTxD.shape[-1]
-    out_std = FFN_OUT_INITS[c.ffn_out_init](c)
+    out_std = OUT_INITS[c.ffn_out_init](c)
     linear = functools.partial(Linear, c)
     h_BxTxD = NORMS[c.norm](name="ln_ffn")(x_BxTxD)
     if c.ffn == "fused":
@@ -206,6 +248,8 @@ class Linear(nn.Module):
       kernel = reparam.weight_normalise(kernel, self.param("gain", lambda _: reparam.column_norms(kernel)))
     elif kind == "spectral":
       kernel = self.spectral(kernel)
+    elif kind == "sigma":
+      kernel = self.param("gain", nn.initializers.ones_init(), ()) * self.spectral(kernel)
     y = x.astype(dtype) @ kernel.astype(dtype)
     if self.name in BIASED[c.bias]:
       y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)

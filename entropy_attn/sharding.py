@@ -45,8 +45,9 @@ _OTHERS = {
   "head": ("embed", "vocab"),
   "temperature": (None, "heads", None),
   "thresholds": (None, "heads"),
+  "strengths": (None, "heads"),
 }
-_REPLICATED = ("scale", "bias", "alpha", "beta")  # of norms and residual scaling
+_REPLICATED = ("scale", "bias", "alpha", "beta", "ns_coeffs")  # of norms, residual scaling and Muon's polynomial
 
 
 def make_mesh(config: ConfigDict, devices=None) -> Mesh:
@@ -116,7 +117,7 @@ def logical_axes(names: list[str], ndim: int) -> tuple[str | None, ...]:
     return ()
   if parent in _LINEARS:
     into, out = _LINEARS[parent]
-    return (None, into, out) if name == "kernel" else (None, out)
+    return ((None, into, out) if name == "kernel" else (None, out))[:ndim]  # a gain of a whole linear has no outputs
   if name in _OTHERS:
     return _OTHERS[name][:ndim]  # a temperature per head has no axis of positions
   if name in _REPLICATED:

@@ -14,6 +14,7 @@ from entropy_attn import entropy as entropy_lib
 from entropy_attn import sharding
 from entropy_attn.model import GPT, TEMPERATURE_FORMS
 from entropy_attn.optimizer import make_optimizer, make_schedule
+from entropy_attn.reparam import stacks_of
 
 
 @flax.struct.dataclass
@@ -40,6 +41,8 @@ def init_state(config: ConfigDict) -> TrainState:
   if config.regularizer.weight > 0:
     shape = (config.model.num_layers, config.model.num_heads)
     params["regularizer"] = {"thresholds": jnp.full(shape, config.regularizer.threshold_init)}
+    if config.regularizer.strengths == "per_head":
+      params["regularizer"]["strengths"] = jnp.zeros(shape)
   opt_state = make_optimizer(config).init(params)
   return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.ones((), bool))
 
@@ -77,6 +80,7 @@ def make_train_step(config: ConfigDict):
       penalty = entropy_lib.penalty(
         out["entropy"],
         params["regularizer"]["thresholds"],
+        strengths_LxH=params["regularizer"].get("strengths"),
         gamma=r.gamma,
         reduction=r.reduction,
         sides=r.sides,
@@ -116,7 +120,7 @@ def make_train_step(config: ConfigDict):
     metrics["regularizer"] = weight * metrics["penalty"]
     metrics["loss"] = metrics["cross_entropy"] + metrics["regularizer"]
     metrics["grad_norm"] = optax.tree.norm(grads)
-    metrics["grad_norm_L"] = _block_norms(grads["model"]["blocks"])
+    metrics["grad_norm_L"] = jnp.concatenate([_block_norms(stack) for stack in stacks_of(grads["model"])])
     metrics["learning_rate"] = schedule(state.step)
     metrics.update(_learned(state.params, config.model.temperature_form))
     finite = state.finite & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -148,7 +152,7 @@ def trace_train_step(config: ConfigDict, mesh):
 
 
 def _block_norms(blocks):
-  """Gradient norm of each layer, [L]."""
+  """Gradient norm of each layer of a stack."""
   # No reshape: one of a sharded array would gather it.
   squares = [jnp.sum(jnp.square(leaf), axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(blocks)]
   return jnp.sqrt(sum(squares))
@@ -156,13 +160,15 @@ def _block_norms(blocks):
 
 def _learned(params, temperature_form: str) -> dict:
   """The paper's few learned scalars, for the log: thresholds, temperatures (mean over queries), alpha and beta."""
-  blocks = params["model"]["blocks"]
-  learned = {f"{name}_L": blocks[name] for name in ("alpha", "beta") if name in blocks}
-  if "temperature" in blocks:
-    t = TEMPERATURE_FORMS[temperature_form][1](blocks["temperature"])
+  stacks = stacks_of(params["model"])
+  learned = {f"{name}_L": stacks[0][name] for name in ("alpha", "beta") if name in stacks[0]}
+  if "temperature" in stacks[0]:
+    t = TEMPERATURE_FORMS[temperature_form][1](jnp.concatenate([stack["temperature"] for stack in stacks]))
     learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
     # A negative one inverts its query's attention: only temperature_form="direct" can get there.
     learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim))
   if "regularizer" in params:
     learned["thresholds_LxH"] = params["regularizer"]["thresholds"]
+    if "strengths" in params["regularizer"]:
+      learned["head_weights_LxH"] = entropy_lib.head_weights(params["regularizer"]["strengths"])
   return learned

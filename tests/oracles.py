@@ -65,16 +65,23 @@ def gpt(params, model_config, tokens_BxT):
   x = p["token_embedding"][tokens_BxT] * (math.sqrt(D) if c.scale_embeddings else 1.0)
   x = x + p["position_embedding"][:T]
   entropies = []
+  with_ffn = c.num_layers - c.ffns_removed
   for l in range(c.num_layers):
-    block = _layer(p["blocks"], l)
+    block = _layer(p["blocks"], l) if l < with_ffn else _layer(p["blocks_without_ffn"], l - with_ffn)
     h = _layer_norm(x, block["ln_attn"]) if c.norm == "layernorm" else x
     q, k, v = (_linear(h, block[name]).reshape(*h.shape[:2], H, D // H) for name in "qkv")
+    if c.value_residual == "fixed" and l == 0:
+      first = v
+    elif c.value_residual == "fixed":
+      v = 0.5 * v + 0.5 * first
     t = block.get("temperature")
     if t is not None:
       t = np.broadcast_to(t[:, None] if t.ndim == 1 else t[:, :T], (H, T))
     out, entropy = attention(q, k, v, t)
     entropies.append(entropy)
     x = x + _linear(out.reshape(x.shape), block["o"])
+    if l >= with_ffn:
+      continue
     h = _layer_norm(x, block["ln_ffn"]) if c.norm == "layernorm" else x
     if c.ffn == "fused":
       h = _linear(h, block["fused"])

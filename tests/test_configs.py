@@ -93,14 +93,16 @@ def test_codeparrot_settings():
     reparam="none", reparam_targets="ffn", temperature="per_head_position", temperature_init=1e-2,
     temperature_form="direct", bias="qk",
     tie_embeddings=True, scale_embeddings=False, embedding_dropout=0.1, init_std=0.02, ffn_out_init="plain",
+    attention_out_init="plain", value_residual="none", ffns_removed=0,
     dtype="bfloat16", remat=False, attention="auto",
   )  # fmt: skip
   _check(
-    c.regularizer, weight=1e-5, gamma=0.20, reduction="per_query_sum", sides="both", ceiling="log_T",
-    reference_batch=128, threshold_init=0.5,
+    c.regularizer, weight=1e-5, gamma=0.20, reduction="per_query_sum", sides="both", strengths="shared",
+    ceiling="log_T", reference_batch=128, threshold_init=0.5,
   )  # fmt: skip
   _check(
-    c.optimizer, schedule="linear", learning_rate=1e-3, final_learning_rate=1e-7, warmup_steps=0, warmup_fraction=0.05,
+    c.optimizer, name="adamw", muon_rate=1.0, muon_momentum=0.95,
+    schedule="linear", learning_rate=1e-3, final_learning_rate=1e-7, warmup_steps=0, warmup_fraction=0.05,
     b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, clip_norm=1.0,
   )  # fmt: skip
   assert (c.train.steps, c.train.batch_size, c.train.accumulation, c.train.seed) == (32_300, 512, 4, 0)
@@ -131,14 +133,16 @@ def test_languini_settings():
     reparam="none", reparam_targets="ffn", temperature="per_head_position", temperature_init=1e-1,
     temperature_form="direct", bias="all",
     tie_embeddings=False, scale_embeddings=True, embedding_dropout=0.0, init_std=0.02, ffn_out_init="depth_scaled",
+    attention_out_init="plain", value_residual="none", ffns_removed=0,
     dtype="bfloat16", remat=False, attention="auto",
   )  # fmt: skip
   _check(
-    c.regularizer, weight=5e-5, gamma=0.20, reduction="per_query_sum", sides="both", ceiling="log_T",
-    reference_batch=32, threshold_init=0.5,
+    c.regularizer, weight=5e-5, gamma=0.20, reduction="per_query_sum", sides="both", strengths="shared",
+    ceiling="log_T", reference_batch=32, threshold_init=0.5,
   )  # fmt: skip
   _check(
-    c.optimizer, schedule="cosine", learning_rate=6e-4, final_learning_rate=6e-6, warmup_steps=200, warmup_fraction=0.0,
+    c.optimizer, name="adamw", muon_rate=1.0, muon_momentum=0.95,
+    schedule="cosine", learning_rate=6e-4, final_learning_rate=6e-6, warmup_steps=200, warmup_fraction=0.0,
     b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.0, clip_norm=0.0,
   )  # fmt: skip
   assert (c.data.name, c.data.eval_split, c.eval.batches, c.eval.last_n) == ("languini", "test_iid", 0, 0)

@@ -78,6 +78,9 @@ TINY = {"num_layers": 2, "num_heads": 2, "d_model": 4, "context_length": 8, "max
     ({"reparam": "weight", "reparam_targets": "qkv+ffn"}, 192 + 32),
     ({"reparam": "weight", "reparam_targets": "qkvo+ffn"}, 192 + 36),
     ({"reparam": "weight", "reparam_targets": "ffn", "ffn": "fused"}, 80 + 4),
+    ({"reparam": "sigma", "reparam_targets": "qkvo+ffn"}, 192 + 6),
+    ({"reparam": "sigma", "reparam_targets": "qk+ffn", "ffn": "fused"}, 80 + 3),
+    ({"value_residual": "fixed", "attention_out_init": "depth_scaled"}, 192),
   ],
 )
 def test_parameter_count_follows_each_field(changes, layer):
@@ -86,6 +89,17 @@ def test_parameter_count_follows_each_field(changes, layer):
   assert counts.parameter_count(c.model) == shared + 2 * layer
   c.model.tie_embeddings = False
   assert counts.parameter_count(c.model) == shared + 10 * 4 + 2 * layer
+
+
+def test_removed_ffns_are_not_counted():
+  c = _config(config_lib.base, **TINY, norm="layernorm", bias="all", residual_scaling=True, ffns_removed=1)
+  layer, ffn = 192 + 16 + 16 + 20 + 2, 128 + 8 + 20 + 2
+  assert counts.parameter_count(c.model) == (10 + 16) * 4 + 8 + 2 * layer - ffn
+  assert counts.ffn_flops(c.model) == 8 * 2 * 128
+  assert [op.notation for op in counts.nonlinear_ops(c.model)][1:3] == ["LN: 3 × R^{8×4}", "G: 1 × R^{8×16}"]
+  assert counts.training_flops_per_token(c.model) == 3 * (2 * (128 + 72) + 256 + 80)
+  c.model.ffns_removed = 2
+  assert counts.ffn_flops(c.model) == 0 and "G" not in {op.op for op in counts.nonlinear_ops(c.model)}
 
 
 def test_thresholds_are_counted_only_with_the_regulariser():

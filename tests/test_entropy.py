@@ -111,6 +111,21 @@ def test_uniform_heads_cost_what_the_published_settings_say():
   assert 1e-5 * entropy.penalty(values, theta, gamma=0.2, reduction="head_mean") == pytest.approx(2.1e-5, abs=1e-6)
 
 
+def test_weights_of_heads_have_mean_one_and_descending_the_loss_moves_them_to_the_largest_penalty():
+  values = jnp.broadcast_to(jnp.array([0.5, 1.2, 2.0]), (2, 4, 8, 3)) * jnp.array([1.0, 0.9]).reshape(2, 1, 1, 1)
+  theta, equal = jnp.full((2, 3), 0.5), jnp.zeros((2, 3))
+  plain = entropy.penalty(values, theta)
+  value, gradient = jax.value_and_grad(lambda s: entropy.penalty(values, theta, strengths_LxH=s))(equal)
+  np.testing.assert_allclose(value, plain, rtol=1e-6)
+  each = jnp.mean(jnp.where(jnp.abs(values - 0.5 * math.log(8)) > 0.2 * math.log(8), 1, 0), axis=(1, 2))
+  assert gradient[0, 2] < 0 and jnp.argmin(gradient) == 2 and each[0, 1] == 0  # the farthest head gains most
+  descended = equal - 0.1 * gradient
+  weights = entropy.head_weights(descended)
+  np.testing.assert_allclose(weights.mean(), 1, rtol=1e-6)
+  assert entropy.penalty(values, theta, strengths_LxH=descended) > plain  # nothing is gained by learning them
+  assert weights[0, 1] < 1 < weights[0, 2]
+
+
 def test_penalty_does_not_depend_on_the_batch():
   values = np.random.default_rng(0).uniform(0, 2, (2, 4, 8, 3)).astype(np.float32)
   theta = np.full((2, 3), 0.5, np.float32)

@@ -18,10 +18,13 @@ IMPLEMENTED = {
   "model.norm": model.NORMS, "model.activation": model.ACTIVATIONS, "model.gelu": model.GELUS,
   "model.ffn": model.FFNS, "model.reparam": reparam.KINDS, "model.reparam_targets": reparam.TARGETS,
   "model.temperature": model.TEMPERATURES, "model.temperature_form": model.TEMPERATURE_FORMS,
-  "model.bias": model.BIASED, "model.ffn_out_init": model.FFN_OUT_INITS, "model.dtype": model.DTYPES,
+  "model.bias": model.BIASED, "model.ffn_out_init": model.OUT_INITS, "model.attention_out_init": model.OUT_INITS,
+  "model.value_residual": model.VALUE_RESIDUALS, "model.dtype": model.DTYPES,
   "model.attention": attention.IMPLEMENTATIONS, "regularizer.reduction": entropy.REDUCTIONS,
-  "regularizer.sides": entropy.SIDES, "regularizer.ceiling": entropy.CEILINGS,
-  "optimizer.schedule": optimizer.SCHEDULES, "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
+  "regularizer.sides": entropy.SIDES, "regularizer.strengths": entropy.STRENGTHS,
+  "regularizer.ceiling": entropy.CEILINGS,
+  "optimizer.name": optimizer.NAMES, "optimizer.schedule": optimizer.SCHEDULES,
+  "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
   "data.packing": packing.PACKINGS,
 }  # fmt: skip
 

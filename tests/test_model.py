@@ -20,6 +20,9 @@ VARIANTS = {
   "SM+ScFuFFN": ROWS["scfuffn"],
   "SM(t)+ScFuFFN": ROWS["scfuffn_t"] | {"temperature_init": 0.3},
   "SM(t)+LN+G": {"temperature": "per_head", "temperature_init": 2.0},
+  "SM+LN+G+VRes": {"value_residual": "fixed"},
+  "SM+VRes+ScFuFFN(−1)": ROWS["scfuffn"] | {"value_residual": "fixed", "ffns_removed": 1, "alpha_init": 10.0},
+  "SM+LN+R+FFN(−2)": ROWS["ln_relu"] | {"ffns_removed": 2},
 }
 T = 8
 
@@ -94,27 +97,33 @@ def test_parameters_are_as_many_as_counted_from_the_config(family, name):
   assert sum(x.size for x in jax.tree.leaves(shapes(c))) == counts.parameter_count(c.model)
 
 
-@pytest.mark.parametrize("kind", ["weight", "spectral"])
+@pytest.mark.parametrize("kind", ["weight", "spectral", "sigma"])
 @pytest.mark.parametrize("targets", reparam.TARGETS)
 def test_folded_normalisation_gives_the_same_logits(kind, targets):
   ffn = "fused" if targets == "qkvo+ffn" else "mlp"
-  c = tiny(norm="none", activation="identity", ffn=ffn, bias="all", reparam=kind, reparam_targets=targets)
+  removed = int(targets == "qk+ffn")  # a stack without FFNs too
+  fields = {"norm": "none", "activation": "identity", "ffn": ffn, "bias": "all", "ffns_removed": removed}
+  c = tiny(**fields, reparam=kind, reparam_targets=targets)
   variables = perturbed(init(c))
   assert sum(x.size for x in jax.tree.leaves(variables["params"])) == counts.parameter_count(c.model)
   logits, _ = apply(c, variables)
   folded, plain = reparam.fold(variables, c.model)
   assert plain.reparam == "none"
   assert jax.tree.structure(folded["params"]) == jax.tree.structure(shapes(plain))
-  np.testing.assert_allclose(apply(plain, folded)[0], logits, rtol=1e-3, atol=1e-3)
+  tolerance = 1e-5 if kind == "sigma" else 1e-3  # one scalar a kernel rounds the least
+  np.testing.assert_allclose(apply(plain, folded)[0], logits, rtol=tolerance, atol=tolerance)
   unnormalised, _ = apply(plain, {"params": strip(variables)})
   assert np.abs(unnormalised - logits).max() > 0.05  # the normalisation does something
 
 
 def strip(variables):
   """The parameters without gains: what a wrong fold would take."""
-  blocks = variables["params"]["blocks"]
-  kept = {n: {k: v for k, v in p.items() if k != "gain"} if isinstance(p, dict) else p for n, p in blocks.items()}
-  return {**variables["params"], "blocks": kept}
+  without_gains = lambda tree: {k: without_gains(v) for k, v in tree.items() if k != "gain"} if _is(tree) else tree
+  return without_gains(variables["params"])
+
+
+def _is(tree):
+  return isinstance(tree, dict)
 
 
 def test_weight_normalisation_starts_as_the_identity_and_separates_length_from_direction():
@@ -128,6 +137,23 @@ def test_weight_normalisation_starts_as_the_identity_and_separates_length_from_d
   np.testing.assert_allclose(
     reparam.weight_normalise(9 * kernel, gain), reparam.weight_normalise(kernel, gain), rtol=1e-5
   )
+
+
+def test_sigma_reparametrisation_starts_with_spectral_norms_of_one_and_learns_one_scalar_a_linear():
+  c = tiny(reparam="sigma", reparam_targets="qkvo+ffn")
+  variables = init(c)
+  gains = {name: linear["gain"] for name, linear in variables["params"]["blocks"].items() if "gain" in linear}
+  assert set(gains) == {"q", "k", "v", "o", "up", "down"}
+  assert all(gain.shape == (2,) and np.all(gain == 1) for gain in gains.values())
+  folded, _ = reparam.fold(variables, c.model)
+  for linear in gains:
+    largest = jnp.linalg.svd(folded["params"]["blocks"][linear]["kernel"], compute_uv=False)[:, 0]
+    np.testing.assert_allclose(largest, 1, rtol=0.05)  # after 15 power iterations
+  other = jax.tree.map(lambda x: x, variables)
+  other["params"]["blocks"]["v"]["kernel"] = (
+    9 * other["params"]["blocks"]["v"]["kernel"]
+  )  # its size is the gain's alone
+  np.testing.assert_allclose(apply(c, other)[0], apply(c, variables)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_power_iteration_finds_the_largest_singular_value():
@@ -156,11 +182,40 @@ def test_fused_ffn_equals_the_product_of_the_two_linears():
   np.testing.assert_allclose(ours, apply(c, variables)[0], rtol=1e-3, atol=1e-3)
 
 
+def test_removed_ffns_have_no_parameters_and_a_model_of_them_alone_is_its_attention():
+  c = tiny(**VARIANTS["SM+ScFuFFN"], ffns_removed=1)
+  params = shapes(c)
+  assert set(params["blocks"]) - set(params["blocks_without_ffn"]) == {"fused", "alpha", "beta"}
+  assert {x.shape[0] for stack in ("blocks", "blocks_without_ffn") for x in jax.tree.leaves(params[stack])} == {1}
+  without = tiny(**VARIANTS["SM+ScFuFFN"], ffns_removed=2)
+  variables = perturbed(init(without))
+  assert "blocks" not in variables["params"]
+  blocks = variables["params"]["blocks_without_ffn"]
+  silent = blocks | {"fused": {"kernel": jnp.zeros((2, 8, 8))}, "alpha": jnp.ones(2), "beta": jnp.ones(2)}
+  rest = {name: value for name, value in variables["params"].items() if name != "blocks_without_ffn"}
+  whole = apply(tiny(**VARIANTS["SM+ScFuFFN"]), {"params": rest | {"blocks": silent}})
+  logits, out = apply(without, variables)
+  np.testing.assert_allclose(logits, whole[0], atol=1e-5)
+  np.testing.assert_allclose(out["entropy"], whole[1]["entropy"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["o", "fused"])
+def test_depth_scaled_init_divides_by_the_root_of_twice_the_depth(name):
+  field = {"o": "attention_out_init", "fused": "ffn_out_init"}[name]
+  spread = lambda form: init(tiny(**VARIANTS["SM+ScFuFFN"], **{field: form}))["params"]["blocks"][name]["kernel"]
+  np.testing.assert_allclose(spread("depth_scaled") * 2, spread("plain"), rtol=1e-5)  # 2 layers
+
+
 def test_remat_and_bfloat16_change_memory_and_precision_alone():
   c = tiny()
   variables = init(c)
   grad = lambda c: jax.grad(lambda p: apply(c, {"params": p})[0].var())(variables["params"])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grad(tiny(remat=True)), grad(c))
+  residual = {"value_residual": "fixed", "ffns_removed": 1}
+  variables = init(tiny(**residual))
+  grads = [grad(tiny(**residual, remat=remat)) for remat in (True, False)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *grads)
+  variables = init(c)
   half, out = apply(tiny(dtype="bfloat16"), variables)
   assert half.dtype == jnp.float32
   assert out["entropy"].dtype == jnp.float32

@@ -101,6 +101,10 @@ def test_a_step_does_not_depend_on_the_accumulation(reduction):
 
 KINDS = {
   "ereg": {},
+  "free": {
+    "model__reparam": "sigma", "model__reparam_targets": "qkvo+ffn", "model__value_residual": "fixed",
+    "model__ffns_removed": 1, "optimizer__name": "muon", "regularizer__strengths": "per_head",
+  },
   "spectral": {
     "model__reparam": "spectral", "model__reparam_targets": "qkvo+ffn", "regularizer__weight": 0.0,
     "model__temperature": "none", "model__norm": "layernorm", "model__ffn": "mlp",
@@ -116,7 +120,7 @@ def on_one_device(kind):
 @pytest.mark.parametrize(
   "kind,data,fsdp,tensor",
   [("ereg", 8, 1, 1), ("ereg", 2, 2, 2), ("ereg", 1, 4, 2), ("ereg", 1, 1, 4),
-   ("spectral", 2, 2, 2), ("spectral", 1, 4, 2)],
+   ("spectral", 2, 2, 2), ("spectral", 1, 4, 2), ("free", 2, 2, 2)],
 )  # fmt: skip
 def test_a_sharded_step_equals_a_single_device(kind, data, fsdp, tensor):
   fields = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
@@ -135,7 +139,7 @@ def test_parameters_and_moments_are_really_sharded():
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size
 
 
-@pytest.mark.parametrize("reparam", ["none", "weight", "spectral"])
+@pytest.mark.parametrize("reparam", ["none", "weight", "spectral", "sigma"])
 @pytest.mark.parametrize("family", [config.codeparrot, config.languini])
 def test_every_leaf_of_every_variant_has_a_sharding(family, reparam):
   for ffn, activation in (("mlp", "gelu"), ("fused", "identity")):
@@ -145,6 +149,8 @@ def test_every_leaf_of_every_variant_has_a_sharding(family, reparam):
         reparam=reparam, reparam_targets="qkvo+ffn", ffn=ffn, activation=activation, temperature=temperature
       )
       c.model.residual_scaling = True
+      if reparam == "sigma":
+        c.model.ffns_removed, c.optimizer.name, c.regularizer.strengths = 5, "muon", "per_head"
       c.regularizer.weight = 1e-5
       abstract = abstract_state(c, sharding.make_mesh(c))
       initial_shapes = jax.eval_shape(functools.partial(init_state, c))
@@ -225,6 +231,81 @@ def test_matrices_and_embeddings_alone_decay():
   kept = {str(path[-1].key) for path, yes in mask if not yes}
   assert decayed == {"kernel", "token_embedding", "position_embedding"}
   assert kept == {"bias", "scale", "gain", "alpha", "beta", "temperature", "thresholds"}
+
+
+def test_gains_of_whole_linears_and_strengths_do_not_decay():
+  params = initial(ereg(**KINDS["free"])).params
+  kept = {str(path[-1].key) for path, yes in jax.tree_util.tree_leaves_with_path(decay_mask(params)) if not yes}
+  assert {"gain", "strengths", "thresholds", "alpha", "temperature"} <= kept
+
+
+def muon(**fields):
+  return ereg(optimizer__name="muon", optimizer__clip_norm=0.0, train__steps=1000, **fields)
+
+
+def test_muon_moves_each_layers_matrix_along_an_orthogonal_one_of_adamws_size_and_all_else_as_adamw():
+  c = muon(optimizer__weight_decay=0.0, optimizer__warmup_fraction=0.0, model__ffn="mlp")
+  params = initial(c).params
+  grads = jax.tree.map(lambda x: _well_conditioned(jax.random.normal(jax.random.key(x.size), x.shape)), params)
+  updates = lambda c: make_optimizer(c).update(grads, make_optimizer(c).init(params), params)[0]
+  moved = updates(c)
+  c.optimizer.name = "adamw"
+  of_adamw = updates(c)
+  for (path, update), other in zip(jax.tree_util.tree_leaves_with_path(moved), jax.tree.leaves(of_adamw), strict=True):
+    if path[-1].key != "kernel":
+      np.testing.assert_array_equal(update, other)
+      continue
+    largest = max(update.shape[1:]) ** 0.5
+    singular = jnp.linalg.svd(update, compute_uv=False) / (0.2 * largest * c.optimizer.learning_rate)
+    assert np.all((singular > 0.5) & (singular < 1.3)), path  # five steps of its polynomial come so near to 1
+    for layer, gradient in zip(update, grads["model"]["blocks"][path[-2].key]["kernel"], strict=True):
+      np.testing.assert_allclose(_direction(-layer), _direction(gradient), atol=5e-3)
+
+
+def _well_conditioned(x):
+  """Without small singular values, which five steps do not bring up to 1."""
+  if x.ndim != 3:
+    return x
+  u, s, v = jnp.linalg.svd(x, full_matrices=False)
+  return u @ ((s + s.max(-1, keepdims=True))[..., None] * v)
+
+
+def _direction(matrix):
+  """U Vᵀ of a matrix U S Vᵀ."""
+  u, _, v = jnp.linalg.svd(matrix, full_matrices=False)
+  return u @ v
+
+
+def test_muon_decays_as_adamw_and_has_a_rate_of_its_own():
+  c = muon(optimizer__warmup_fraction=0.0)
+  params = initial(c).params
+  zero = jax.tree.map(jnp.zeros_like, params)
+  kernel = lambda c: make_optimizer(c).update(zero, make_optimizer(c).init(params), params)[0]["model"]["blocks"]["q"]
+  whole = kernel(c)["kernel"]
+  np.testing.assert_allclose(whole, -1e-3 * 0.1 * params["model"]["blocks"]["q"]["kernel"], rtol=1e-5)
+  c.optimizer.muon_rate = 0.5
+  np.testing.assert_allclose(kernel(c)["kernel"], whole / 2, rtol=1e-6)
+  assert np.all(kernel(c)["bias"] == 0)
+
+
+def test_strengths_grow_where_most_is_penalised_and_start_as_the_plain_penalty():
+  fields = {"regularizer__strengths": "per_head", "optimizer__warmup_fraction": 0.0}
+  _, plain = one_step(ereg())
+  first, metrics = one_step(ereg(**fields))
+  np.testing.assert_allclose(metrics["penalty"], plain["penalty"], rtol=1e-5)
+  np.testing.assert_allclose(metrics["head_weights_LxH"], 1, rtol=1e-6)
+  strengths = first.params["regularizer"]["strengths"]
+  assert strengths.min() < 0 < strengths.max()
+  _, later = one_step(ereg(**fields), steps=3)
+  assert later["head_weights_LxH"].mean() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha,beta", [(10.0, 1.0), (1.0, 0.5), (-2.0, 1.0)])
+def test_residual_scaling_trains_from_other_starts(alpha, beta):
+  state, metrics = one_step(ereg(model__alpha_init=alpha, model__beta_init=beta), steps=2)
+  blocks = state.params["model"]["blocks"]
+  assert metrics["finite"] and np.all(blocks["alpha"] != alpha) and np.all(blocks["beta"] != beta)
+  np.testing.assert_allclose(blocks["alpha"], alpha, atol=0.01)
 
 
 def test_clipping_bounds_the_update_and_is_off_at_zero():

@@ -225,4 +225,8 @@ def _found_config(workdir: pathlib.Path) -> ConfigDict | None:
     raise UserError(f"{workdir / _CONFIG} is not a run's config: {error}") from error
   except OSError as error:
     raise UserError(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
-  return None if saved is None else ConfigDict(saved)
+  if saved is None:
+    return None
+  # A field that is younger than the run has its default, which is what the run had.
+  defaults = config_lib.base().to_dict()
+  return ConfigDict(saved | {group: fields | saved.get(group, {}) for group, fields in defaults.items()})

@@ -1,15 +1,19 @@
 """Checkpoints: any path holds them, and a fault of the reader is not taken for damage."""
 
 import errno
+import itertools
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from entropy_attn import config as config_lib
+from entropy_attn import sharding
 from entropy_attn.errors import UserError
 from entropy_attn.run import checkpoint
+from entropy_attn.train_step import abstract_state
 
 STATE = {"a": jnp.arange(5), "b": {"c": jnp.ones((2, 3))}}
 ODD = [
@@ -38,6 +42,29 @@ def save(workdir, steps):
   for step in steps:
     checkpoints.save(step, STATE, {"next": step})
   checkpoints.close()
+
+
+def test_a_state_of_every_kind_of_parameter_and_of_muon_is_restored(tmp_path):
+  config = config_lib.codeparrot("quick", "ereg")
+  config.model.update(num_layers=3, d_model=16, vocab_size=32, context_length=8, max_positions=8, ffns_removed=1)
+  config.model.update(reparam="sigma", reparam_targets="qkvo+ffn", value_residual="fixed")
+  config.optimizer.name, config.regularizer.strengths = "muon", "per_head"
+  mesh = sharding.make_mesh(config, jax.devices()[:1])
+  shapes = abstract_state(config, mesh)
+  numbers = itertools.count(1)
+  fill = lambda x: jax.device_put(jnp.full(x.shape, next(numbers) % 7, x.dtype), x.sharding)
+  state = jax.tree.map(fill, shapes)
+  checkpoints = checkpoint.Checkpoints(tmp_path, config)
+  checkpoints.save(2, state, {"next": 2})
+  checkpoints.close()
+  checkpoints = checkpoint.Checkpoints(tmp_path, config)
+  restored, _ = checkpoints.restore_latest(shapes)
+  checkpoints.close()
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  variables, step = checkpoint.restore_variables(tmp_path, shapes, None)
+  assert step == 2
+  jax.tree.map(np.testing.assert_array_equal, variables, state.variables)
+  assert {"blocks", "blocks_without_ffn"} <= set(variables["params"]) & set(variables["spectral"])
 
 
 def restore(workdir):

@@ -105,6 +105,18 @@ def test_a_folder_that_holds_no_run_or_a_broken_config_is_named(tmp_path, config
       check(tmp_path)
 
 
+def test_fields_that_are_younger_than_a_run_have_their_defaults(tmp_path, config):
+  folder.record(tmp_path, config)
+  saved = json.loads((tmp_path / "config.json").read_text())
+  del saved["model"]["value_residual"], saved["optimizer"]["name"]
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  assert folder.check_same_run(tmp_path, config) == []
+  assert folder.read_config(tmp_path).model.value_residual == "none"
+  config.model.value_residual = "fixed"
+  with pytest.raises(UserError, match=r"another config \(model.value_residual: none → fixed\)"):
+    folder.check_same_run(tmp_path, config)
+
+
 def test_a_run_of_another_config_is_refused_but_for_what_alters_nothing(tmp_path, config):
   folder.record(tmp_path, config)
   config.train.log_every, config.mesh.fsdp = 3, 2

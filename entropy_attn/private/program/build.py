@@ -184,10 +184,12 @@ class Builder:
     if s.norm:
       self._norm(l, "ln_attn", N)
     k, v = f"{l}.k", f"{l}.v"
-    new = ("k", "v") if self.past else (k, v)
+    new = ("k", "v" if l else "first") if self.past else (k, v)
     parts = self._queries_keys_values(l, "h" if s.norm else "x", last)
     bias = self.bias("qkv", layer.biases, 3 * D, layer=l)
     self.add(l, "projection", f.QueriesKeysValues(H, len(parts)), (*parts, *bias), ("q", *new))
+    if s.value_residual and l:
+      self.add(l, "projection", f.AddFirst(), (new[1], "first" if self.past else "0.v"), (new[1],))
     for whole, part in zip((k, v), new, strict=True):
       if self.past:
         self.inputs[f"past.{whole}"] = Variable((H, self.past, K), SECRET)

@@ -140,6 +140,14 @@ class QueriesKeysValues(Operation):
 
 
 @dataclasses.dataclass(frozen=True)
+class AddFirst(Operation):
+  """Values [H, N, K] and those of the first layer: a value residual, of which the weights are halves already."""
+
+  def __call__(self, ops, v_HxNxK, first_HxNxK):
+    return v_HxNxK + first_HxNxK
+
+
+@dataclasses.dataclass(frozen=True)
 class Cool(Operation):
   """Queries, or the last of them, divided by the temperature of their head and position."""
 

@@ -87,7 +87,8 @@ class LayerSpec:
   """What both parties know of one block.
 
   Attributes:
-    ffn: none: eliminated; linear: x M + c; residual: x + N(x) W + b; mlp: x + act(N(x) W + b) W' + b'.
+    ffn: none: eliminated, or the model has none there; linear: x M + c; residual: x + N(x) W + b;
+      mlp: x + act(N(x) W + b) W' + b'.
     activation: identity, relu, gelu_squares, gelu_erf or gelu_tanh.
     biases: names of the linears that have one: qkv, o, ffn, ffn_out.
     temperature: whether queries are divided by a temperature of each position.
@@ -112,6 +113,7 @@ class Spec:
     exp_iterations: of the engine's own exponential.
     reveal: what the client learns of the last position: one of REVEALS.
     top_k: how many of the largest logits, with reveal = top_k.
+    value_residual: whether the first layer's values are added to all others'.
   """
 
   num_heads: int
@@ -127,6 +129,7 @@ class Spec:
   exp_iterations: int = 8
   reveal: str = "logits"
   top_k: int = TOP_K
+  value_residual: bool = False
 
   def revealing(self, reveal: str, top_k: int = TOP_K) -> "Spec":
     """The same model, of whose last position the client learns something else.
@@ -223,6 +226,8 @@ def of_config(c, transforms: Transforms, exponentials: tuple[Squares, ...] = ())
     scaled=scaled,
     exponential=None,
   )
+  attention_alone = dataclasses.replace(layer, ffn="none", activation="identity", scaled=())
+  layers = [layer] * (c.num_layers - c.ffns_removed) + [attention_alone] * c.ffns_removed
   chosen = exponentials if t.exponential == "squares" else (None,) * c.num_layers
   return Spec(
     num_heads=c.num_heads,
@@ -231,10 +236,11 @@ def of_config(c, transforms: Transforms, exponentials: tuple[Squares, ...] = ())
     vocab_size=c.vocab_size,
     context_length=c.context_length if c.temperature == "per_head_position" else c.max_positions,
     norm=c.norm == "layernorm",
-    layers=tuple(dataclasses.replace(layer, exponential=exponential) for exponential in chosen),
-    head_basis=ffn == "none",
+    layers=tuple(dataclasses.replace(layer, exponential=e) for layer, e in zip(layers, chosen, strict=True)),
+    head_basis=ffn == "none" and c.ffns_removed < c.num_layers,
     head_biases=(),
     transforms=t,
+    value_residual=c.value_residual == "fixed",
   )
 
 

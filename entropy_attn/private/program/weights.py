@@ -2,7 +2,8 @@
 
 The residual stream x is computed in a basis z, x = z N + n. An FFN without norm or activation is x ← x M + c, so it
 vanishes into N ← N M, n ← n M + c; its neighbours' weights become N W_QKV and W_O N⁻¹, and N is applied once, to what
-the final LayerNorm takes.
+the final LayerNorm takes. With value residuals all layers' values are halved, so that v_1 / 2 is there to be added to
+them as it is, without a message; the first layer's W_O is doubled.
 
 Letters in array names: D model width, H heads, T positions, V vocabulary, W and S its two parts.
 """
@@ -29,7 +30,7 @@ class Model:
   Attributes:
     spec: what both parties know.
     weights: what the server alone holds, float32, by the names of a program's inputs.
-    kept_ffns: layers whose FFN was not eliminated.
+    kept_ffns: layers that have an FFN still.
     condition_numbers: of the basis after each layer.
   """
 
@@ -53,15 +54,18 @@ def fold(variables: Mapping, model_config, transforms: Transforms, exponentials:
   """
   plain, c = reparam.fold(variables, model_config)
   p = jax.tree.map(lambda x: np.asarray(x, np.float64), plain["params"])
+  blocks = _blocks(p, c)
   t = transforms
   spec = spec_lib.of_config(c, t, exponentials)
   linear = c.norm == "none" and c.activation == "identity" and t.fold
   basis = _Basis(c.d_model, biased=c.bias == "all")
   weights, layers, conditions = {"positions": p["position_embedding"]} | _embedding(p, c, t), [], []
   for l, layer in enumerate(spec.layers):
-    block = jax.tree.map(lambda x, l=l: x[l], p["blocks"])
+    block = blocks[l]
     of_layer = _attention(block, c, t, layer.exponential, basis, absorbs=linear)
-    if linear:
+    if l >= c.num_layers - c.ffns_removed:
+      ffn = {}
+    elif linear:
       ffn = basis.absorb(*_linear_ffn(block, c), bound=t.condition_bound if t.eliminate_ffns else 0.0)
       layer = dataclasses.replace(layer, ffn="linear" if ffn else "none")
     else:
@@ -119,6 +123,16 @@ class _Basis:
       return {}
     self.matrix, self.offset = np.eye(len(M)), np.zeros(len(M))
     return {"ffn": matrix} | ({"ffn_bias": offset} if self.biased else {})
+
+
+def _blocks(p, c) -> list[dict]:
+  """The parameters of each layer, with value residuals as the program adds them."""
+  stacks = reparam.stacks_of(p)
+  blocks = [jax.tree.map(lambda x, i=i: x[i], stack) for stack in stacks for i in range(len(stack["q"]["kernel"]))]
+  if c.value_residual == "fixed":
+    blocks = [block | {"v": {name: 0.5 * x for name, x in block["v"].items()}} for block in blocks]
+    blocks[0] |= {"o": blocks[0]["o"] | {"kernel": 2 * blocks[0]["o"]["kernel"]}}
+  return blocks
 
 
 def _embedding(p, c, t: Transforms) -> dict:

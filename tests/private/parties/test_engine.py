@@ -70,7 +70,7 @@ def by_two_processes(model, tokens_SxN, *, seeds, **options):
   return pair.two_processes(model, tokens_SxN, threads=1, show=False, origin=where, **options)[CLIENT]["logits"]
 
 
-@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+R", "SM(t_i)+ScFuFFN"])
+@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+R", "SM(t_i)+ScFuFFN", "SM+VRes+ScFuFFN(−1)"])
 def test_two_parties_give_the_models_logits(name):
   config, variables, model = private(name)
   seeds = (0, 1, 2)

@@ -87,7 +87,7 @@ def model_of(name):
 
 
 @needs_engine
-@pytest.mark.parametrize("name", ["SM(t_i)+ScFuFFN", "SM+LN+G"])
+@pytest.mark.parametrize("name", ["SM(t_i)+ScFuFFN", "SM+LN+G", "SM+VRes+ScFuFFN(−1)"])
 def test_a_prompt_and_its_tokens_by_material_for_a_longer_one(name, monkeypatch):
   """Of the products of masks one fails, as the engine has them fail: it is made anew, and nobody sees it."""
   config, variables, model = model_of(name)
