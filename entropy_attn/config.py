@@ -204,6 +204,14 @@ def _check_data(data) -> None:
     raise UserError(f"data.{name}={data[name]} has no effect with data.name={data.name}: leave it out")
 
 
+def completed(saved: ConfigDict) -> ConfigDict:
+  """The config of an earlier version with the fields that it did not have, whose defaults are what it then did."""
+  whole = base().to_dict()
+  for group, values in saved.to_dict().items():
+    whole[group] = whole[group] | values if group in whole and isinstance(values, Mapping) else values
+  return ConfigDict(whole)
+
+
 def effective_weight(config: ConfigDict) -> float:
   """What multiplies the penalty in the loss.
 

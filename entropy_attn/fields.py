@@ -218,6 +218,9 @@ GROUPS: dict[str, dict[str, Field]] = {
     "ceiling": _choice("log_T", ("log_T", "causal"), "E_max: log T, or what a causal row can reach"),
     "reference_batch": _int(128, "the microbatch over which the released code sums", least=1),
     "threshold_init": _float(0.5, "theta of each head at the start, in parts of E_max"),
+    "thresholds": _choice(
+      "learned", ("learned", "shared", "fixed"), "one a head; one for all heads; or threshold_init, which stays"
+    ),
   },
   "optimizer": {
     "schedule": _choice("linear", ("linear", "cosine"), "of the learning rate, after the warmup"),

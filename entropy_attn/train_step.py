@@ -18,7 +18,10 @@ from entropy_attn.optimizer import make_optimizer, make_schedule
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a step changes. params: {'model': …} and, with a regulariser, {'regularizer': {'thresholds': [L, H]}}."""
+  """All that a step changes.
+
+  params: {'model': …} and, where a regulariser learns thresholds, {'regularizer': {'thresholds': [L, H] or [1, 1]}}.
+  """
 
   step: jax.Array
   params: Any
@@ -37,8 +40,8 @@ def init_state(config: ConfigDict) -> TrainState:
   tokens_BxT = jnp.zeros((1, config.model.context_length), jnp.int32)
   model_state = dict(GPT(config).init(jax.random.key(config.train.seed), tokens_BxT))
   params = {"model": model_state.pop("params")}
-  if config.regularizer.weight > 0:
-    shape = (config.model.num_layers, config.model.num_heads)
+  shape = entropy_lib.THRESHOLDS[config.regularizer.thresholds](config.model.num_layers, config.model.num_heads)
+  if config.regularizer.weight > 0 and shape is not None:
     params["regularizer"] = {"thresholds": jnp.full(shape, config.regularizer.threshold_init)}
   opt_state = make_optimizer(config).init(params)
   return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.ones((), bool))
@@ -73,10 +76,10 @@ def make_train_step(config: ConfigDict):
     )
     cross_entropy = nll / total_tokens
     penalty = jnp.zeros(())
-    if "regularizer" in params:
+    if r.weight > 0:
       penalty = entropy_lib.penalty(
         out["entropy"],
-        params["regularizer"]["thresholds"],
+        _thresholds_LxH(config, params),
         gamma=r.gamma,
         reduction=r.reduction,
         sides=r.sides,
@@ -119,6 +122,8 @@ def make_train_step(config: ConfigDict):
     metrics["grad_norm_L"] = _block_norms(grads["model"]["blocks"])
     metrics["learning_rate"] = schedule(state.step)
     metrics.update(_learned(state.params, config.model.temperature_form))
+    if r.weight > 0:
+      metrics["thresholds_LxH"] = _thresholds_LxH(config, state.params)
     finite = state.finite & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["finite"] = finite
 
@@ -147,6 +152,12 @@ def trace_train_step(config: ConfigDict, mesh):
   return jax.jit(make_train_step(config), donate_argnums=0, out_shardings=out_shardings).trace(state, batch)
 
 
+def _thresholds_LxH(config: ConfigDict, params) -> jax.Array:
+  """theta of each head: learned for each, learned for all, or as it was at the start."""
+  learned = params.get("regularizer", {}).get("thresholds", config.regularizer.threshold_init)
+  return jnp.broadcast_to(jnp.float32(learned), (config.model.num_layers, config.model.num_heads))
+
+
 def _block_norms(blocks):
   """Gradient norm of each layer, [L]."""
   # No reshape: one of a sharded array would gather it.
@@ -155,7 +166,7 @@ def _block_norms(blocks):
 
 
 def _learned(params, temperature_form: str) -> dict:
-  """The paper's few learned scalars, for the log: thresholds, temperatures (mean over queries), alpha and beta."""
+  """The paper's few learned scalars, for the log: temperatures (mean over queries), alpha and beta."""
   blocks = params["model"]["blocks"]
   learned = {f"{name}_L": blocks[name] for name in ("alpha", "beta") if name in blocks}
   if "temperature" in blocks:
@@ -163,6 +174,4 @@ def _learned(params, temperature_form: str) -> dict:
     learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
     # A negative one inverts its query's attention: only temperature_form="direct" can get there.
     learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim))
-  if "regularizer" in params:
-    learned["thresholds_LxH"] = params["regularizer"]["thresholds"]
   return learned

@@ -218,11 +218,11 @@ def _versions(environment: Mapping) -> dict:
 
 
 def _found_config(workdir: pathlib.Path) -> ConfigDict | None:
-  """The config in a folder; None in one that holds no run."""
+  """The config in a folder, with the fields added since; None in one that holds no run."""
   try:
     saved = files.read_json(workdir / _CONFIG)
   except ValueError as error:
     raise UserError(f"{workdir / _CONFIG} is not a run's config: {error}") from error
   except OSError as error:
     raise UserError(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
-  return None if saved is None else ConfigDict(saved)
+  return None if saved is None else config_lib.completed(ConfigDict(saved))
