@@ -128,10 +128,14 @@ def architecture_name(config: ConfigDict) -> str:
 
 
 def describe(config: ConfigDict) -> str:
-  """The architecture, and the weight of its regulariser where it has one: one line for the user."""
+  """The architecture, and what acts on it in training alone, with its weights: one line for the user."""
   weight = effective_weight(config)
   regulariser = f", effective weight {weight:.3g} on {config.regularizer.reduction}" if weight > 0 else ""
-  return architecture_name(config) + regulariser
+  c = config.curriculum
+  start = " and ".join(kind for kind in (c.norm, c.activation) if kind not in ("none", "identity"))
+  return (
+    architecture_name(config) + regulariser + (f", {start} faded out by {c.until:.0%} of the steps" if c.until else "")
+  )
 
 
 def validate(config: ConfigDict) -> None:
@@ -147,6 +151,7 @@ def validate(config: ConfigDict) -> None:
     field.check(name, _get(config, name))
   _check_model(config.model)
   _check_training(config)
+  _check_curriculum(config)
   _check_data(config.data)
 
 
@@ -195,6 +200,32 @@ def _check_training(c: ConfigDict) -> None:
       f"eval.last_n={c.eval.last_n} needs data.name=languini, not {c.data.name}: other records do not overlap"
     )
   profile_steps(c)
+
+
+def _check_curriculum(config: ConfigDict) -> None:
+  c, m = config.curriculum, config.model
+  if not c.until:
+    _refuse_unread(config, "curriculum", "curriculum.until=0")
+    return
+  if m.norm != "none" or m.activation != "identity":
+    raise UserError(
+      f"curriculum.until={c.until} needs model.norm=none and model.activation=identity, not {m.norm} and "
+      f"{m.activation}: the model is what the curriculum ends in"
+    )
+  if c.norm == "none" and c.activation == "identity":
+    raise UserError(f"curriculum.until={c.until} fades nothing with curriculum.norm=none and activation=identity")
+  if m.ffn == "fused" and c.activation != "identity":
+    raise UserError(
+      f"curriculum.activation={c.activation} needs model.ffn=mlp: a fused FFN has no activation to begin with; its "
+      "private cost is the same"
+    )
+
+
+def _refuse_unread(config: ConfigDict, group: str, why: str) -> None:
+  """Raises UserError for a field of a group that is off and was set: it would promise what is not done."""
+  for name, field in fields.GROUPS[group].items():
+    if config[group][name] != field.default:
+      raise UserError(f"{group}.{name}={config[group][name]} has no effect with {why}: leave it out")
 
 
 def _check_data(data) -> None:

@@ -222,6 +222,13 @@ GROUPS: dict[str, dict[str, Field]] = {
       "learned", ("learned", "shared", "fixed"), "one a head; one for all heads; or threshold_init, which stays"
     ),
   },
+  "curriculum": {
+    "until": _float(
+      0.0, "this part of train.steps fades norm and activation to the model's own, none; 0: off", least=0, below=1
+    ),
+    "norm": _choice("layernorm", ("layernorm", "none"), "at the start; it fades to a constant scale, which folds"),
+    "activation": _choice("gelu", ("gelu", "relu", "identity"), "at the start; it fades to the identity"),
+  },
   "optimizer": {
     "schedule": _choice("linear", ("linear", "cosine"), "of the learning rate, after the warmup"),
     "learning_rate": _float(1e-3, "at its peak", least=0),

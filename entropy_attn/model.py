@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from entropy_attn import reparam, sharding
+from entropy_attn import curriculum, reparam, sharding
 from entropy_attn.attention import dot_product_attention
 from entropy_attn.loss import cross_entropy_sum
 
@@ -41,6 +41,7 @@ class GPT(nn.Module):
 
   Attributes:
     config: the `model` group of a config, or a whole config, whose `model` group is taken.
+    fading: what fades by the `curriculum` group of a whole config; None: nothing.
 
   Example:
     variables = GPT(config).init(jax.random.key(0), tokens_BxT)
@@ -52,8 +53,10 @@ class GPT(nn.Module):
   """
 
   config: ConfigDict | FrozenConfigDict
+  fading: FrozenConfigDict | None = None
 
   def __post_init__(self):
+    self.fading = curriculum.of(self.config) or self.fading
     self.config = FrozenConfigDict(self.config.get("model", self.config))
     super().__post_init__()
 
@@ -68,10 +71,10 @@ class GPT(nn.Module):
     block = nn.remat(Block, prevent_cse=False) if c.remat else Block
     self.blocks = nn.scan(
       block,
-      variable_axes={"params": 0, "spectral": 0},
+      variable_axes={"params": 0, "spectral": 0, curriculum.COLLECTION: 0},
       split_rngs={"params": True},
       length=c.num_layers,
-    )(c)
+    )(c, self.fading)
     self.ln_f = _LayerNorm()
 
   def __call__(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -125,6 +128,7 @@ class Block(nn.Module):
   """One pre-LN decoder block; returns (x, out) with the entropies of its heads. The residual stream is float32."""
 
   config: FrozenConfigDict
+  fading: FrozenConfigDict | None
 
   @nn.compact
   def __call__(self, x_BxTxD: jax.Array, _: None) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -139,7 +143,7 @@ class Block(nn.Module):
     B, T, D = x_BxTxD.shape
     H, K = c.num_heads, D // c.num_heads
     linear = functools.partial(Linear, c, D)
-    h_BxTxD = NORMS[c.norm](name="ln_attn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_attn")(x_BxTxD)
     q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (
       sharding.constrain(
         linear(name=name)(h_BxTxD).reshape(B, T, H, K),
@@ -175,17 +179,28 @@ class Block(nn.Module):
     D = x_BxTxD.shape[-1]
     out_std = FFN_OUT_INITS[c.ffn_out_init](c)
     linear = functools.partial(Linear, c)
-    h_BxTxD = NORMS[c.norm](name="ln_ffn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_ffn")(x_BxTxD)
     if c.ffn == "fused":
       h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
     else:
-      h_BxTxF = ACTIVATIONS[c.activation](c)(linear(4 * D, name="up")(h_BxTxD))
+      h_BxTxF = self.activation()(linear(4 * D, name="up")(h_BxTxD))
       h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
       beta = self.param("beta", nn.initializers.constant(c.beta_init), ())
       x_BxTxD, h_BxTxD = beta * x_BxTxD, h_BxTxD / alpha
     return sharding.constrain(x_BxTxD + h_BxTxD, _STREAM)
+
+  def norm(self, name: str):
+    """x → its norm: the config's, or one that fades."""
+    fades = self.fading is not None and self.fading.norm != "none"
+    return curriculum.Norm(name=name) if fades else NORMS[self.config.norm](name=name)
+
+  def activation(self):
+    """x → its activation: the config's, or one that fades."""
+    fades = self.fading is not None and self.fading.activation != "identity"
+    kind = ACTIVATIONS[self.fading.activation if fades else self.config.activation](self.config)
+    return curriculum.Activation(kind, name="activation") if fades else kind
 
 
 class Linear(nn.Module):

@@ -46,7 +46,7 @@ _OTHERS = {
   "temperature": (None, "heads", None),
   "thresholds": (None, "heads"),
 }
-_REPLICATED = ("scale", "bias", "alpha", "beta")  # of norms and residual scaling
+_REPLICATED = ("scale", "bias", "alpha", "beta", "fade", "inverse_std")  # of norms, residual scaling, curriculum
 
 
 def make_mesh(config: ConfigDict, devices=None) -> Mesh:

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 import optax
 
 from entropy_attn import config as config_lib
+from entropy_attn import curriculum, sharding
 from entropy_attn import entropy as entropy_lib
-from entropy_attn import sharding
 from entropy_attn.model import GPT, TEMPERATURE_FORMS
 from entropy_attn.optimizer import make_optimizer, make_schedule
 
@@ -25,7 +25,7 @@ class TrainState:
 
   step: jax.Array
   params: Any
-  model_state: Any  # the power iteration of spectral normalisation, else empty
+  model_state: Any  # the power iteration of spectral normalisation, and where a curriculum stands; else empty
   opt_state: Any
   finite: jax.Array  # False from the first non-finite loss or gradient on: the state is then frozen as it was before
 
@@ -113,14 +113,15 @@ def make_train_step(config: ConfigDict):
     shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), state.params, state.model_state, first, key, total_tokens)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
     (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
-    # The power iteration reads the weights alone: every microbatch gave the same.
-    new_model_state = jax.tree.map(lambda x: x[0], new_states)
+    new_model_state = _joined(config, new_states, state.step)
 
     metrics["regularizer"] = weight * metrics["penalty"]
     metrics["loss"] = metrics["cross_entropy"] + metrics["regularizer"]
     metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["grad_norm_L"] = _block_norms(grads["model"]["blocks"])
     metrics["learning_rate"] = schedule(state.step)
+    if curriculum.of(config):
+      metrics["fade"] = curriculum.fade_at(config, state.step)
     metrics.update(_learned(state.params, config.model.temperature_form))
     if r.weight > 0:
       metrics["thresholds_LxH"] = _thresholds_LxH(config, state.params)
@@ -150,6 +151,14 @@ def trace_train_step(config: ConfigDict, mesh):
   }
   out_shardings = (sharding.of(state), sharding.replicated(mesh))
   return jax.jit(make_train_step(config), donate_argnums=0, out_shardings=out_shardings).trace(state, batch)
+
+
+def _joined(config: ConfigDict, states: dict, step: jax.Array) -> dict:
+  """The model's state after a step, from those after each microbatch [A, …]."""
+  # The power iteration reads the weights alone: every microbatch gave the same. A running mean is of them all.
+  of_kind = {curriculum.COLLECTION: lambda x: jnp.mean(x, axis=0)}
+  joined = {kind: jax.tree.map(of_kind.get(kind, lambda x: x[0]), state) for kind, state in states.items()}
+  return curriculum.with_fade(joined, curriculum.fade_at(config, step + 1)) if curriculum.of(config) else joined
 
 
 def _thresholds_LxH(config: ConfigDict, params) -> jax.Array:

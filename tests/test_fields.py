@@ -21,7 +21,8 @@ IMPLEMENTED = {
   "model.bias": model.BIASED, "model.ffn_out_init": model.FFN_OUT_INITS, "model.dtype": model.DTYPES,
   "model.attention": attention.IMPLEMENTATIONS, "regularizer.reduction": entropy.REDUCTIONS,
   "regularizer.sides": entropy.SIDES, "regularizer.ceiling": entropy.CEILINGS,
-  "regularizer.thresholds": entropy.THRESHOLDS,
+  "regularizer.thresholds": entropy.THRESHOLDS, "curriculum.norm": model.NORMS,
+  "curriculum.activation": model.ACTIVATIONS,
   "optimizer.schedule": optimizer.SCHEDULES, "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
   "data.packing": packing.PACKINGS,
 }  # fmt: skip
