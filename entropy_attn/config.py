@@ -1,6 +1,6 @@
 """The configuration: the architectures by name, the two families of settings, and their checks.
 
-A config is an `ml_collections.ConfigDict` of seven groups: model, regularizer, optimizer, train, eval, data, mesh.
+A config is an `ml_collections.ConfigDict` of the groups that `fields` declares.
 Files under `configs/` start from a family (`codeparrot()` or `languini()`) and set the fields that make their row.
 """
 
@@ -129,13 +129,16 @@ def architecture_name(config: ConfigDict) -> str:
 
 def describe(config: ConfigDict) -> str:
   """The architecture, and what acts on it in training alone, with its weights: one line for the user."""
-  weight = effective_weight(config)
-  regulariser = f", effective weight {weight:.3g} on {config.regularizer.reduction}" if weight > 0 else ""
-  c = config.curriculum
-  start = " and ".join(kind for kind in (c.norm, c.activation) if kind not in ("none", "identity"))
-  return (
-    architecture_name(config) + regulariser + (f", {start} faded out by {c.until:.0%} of the steps" if c.until else "")
-  )
+  weight, c = effective_weight(config), config.curriculum
+  parts = [architecture_name(config)]
+  if weight > 0:
+    parts.append(f"effective weight {weight:.3g} on {config.regularizer.reduction}")
+  if config.distill.teacher:
+    parts.append(f"distilled from {config.distill.teacher}")
+  if c.until:
+    start = " and ".join(kind for kind in (c.norm, c.activation) if kind not in ("none", "identity"))
+    parts.append(f"{start} faded out by {c.until:.0%} of the steps")
+  return ", ".join(parts)
 
 
 def validate(config: ConfigDict) -> None:
@@ -151,6 +154,7 @@ def validate(config: ConfigDict) -> None:
     field.check(name, _get(config, name))
   _check_model(config.model)
   _check_training(config)
+  _check_distillation(config)
   _check_curriculum(config)
   _check_data(config.data)
 
@@ -200,6 +204,19 @@ def _check_training(c: ConfigDict) -> None:
       f"eval.last_n={c.eval.last_n} needs data.name=languini, not {c.data.name}: other records do not overlap"
     )
   profile_steps(c)
+
+
+def _check_distillation(config: ConfigDict) -> None:
+  d = config.distill
+  if not d.teacher.strip():
+    _refuse_unread(config, "distill", "distill.teacher=''")
+  if d.weight > 1:
+    raise UserError(f"distill.weight={d.weight} must be at most 1: the cross-entropy keeps 1 − weight")
+  if d.entropy_weight and config.regularizer.weight:
+    raise UserError(
+      f"distill.entropy_weight={d.entropy_weight} and regularizer.weight={config.regularizer.weight} are both set: the "
+      "teacher's entropies stand in place of thresholds; set one of them to 0"
+    )
 
 
 def _check_curriculum(config: ConfigDict) -> None:

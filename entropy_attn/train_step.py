@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import optax
 
 from entropy_attn import config as config_lib
-from entropy_attn import curriculum, sharding
+from entropy_attn import curriculum, distill, sharding
 from entropy_attn import entropy as entropy_lib
 from entropy_attn.model import GPT, TEMPERATURE_FORMS
 from entropy_attn.optimizer import make_optimizer, make_schedule
@@ -52,19 +52,28 @@ def abstract_state(config: ConfigDict, mesh) -> TrainState:
   return sharding.laid_out(jax.eval_shape(functools.partial(init_state, config)), mesh)
 
 
-def make_train_step(config: ConfigDict):
+def make_train_step(config: ConfigDict, teacher_config: ConfigDict | None = None):
   """A pure (state, batch) → (state, metrics); jit it with the state's shardings, and donate the state.
 
+  With the config of a teacher it is (state, batch, the teacher's variables) → (state, metrics).
+
   The batch holds inputs and targets int32 [B, T] and weights float32 [B, T]. The loss is the mean over all weighted
-  tokens of the batch, however many microbatches it is accumulated over, plus effective_weight × penalty.
+  tokens of the batch, however many microbatches it is accumulated over, plus effective_weight × penalty; with a teacher
+  it is that of `distill`.
   """
   model, optimizer, schedule = GPT(config), make_optimizer(config), make_schedule(config)
   A = config.train.accumulation
   r = config.regularizer
-  weight = config_lib.effective_weight(config)
+  weight, d = config_lib.effective_weight(config), config.distill
+  if bool(d.teacher) != (teacher_config is not None):
+    raise ValueError(f"distill.teacher={d.teacher!r}, and a step {'without' if d.teacher else 'with'} a teacher")
 
-  def loss_of(params, model_state, microbatch, key, total_tokens):
-    (nll, out), new_state = model.apply(
+  def loss_of(params, model_state, microbatch, key, total_tokens, *teacher_variables):
+    method, taught = "cross_entropy", None
+    if teacher_config is not None:
+      taught = distill.lesson(teacher_config, *teacher_variables, microbatch["inputs"])
+      method = distill.losses(config, teacher_config, taught)
+    (sums, out), new_state = model.apply(
       {"params": params["model"], **model_state},
       microbatch["inputs"],
       microbatch["targets"],
@@ -72,9 +81,9 @@ def make_train_step(config: ConfigDict):
       train=True,
       rngs={"dropout": key},
       mutable=list(model_state),
-      method="cross_entropy",
+      method=method,
     )
-    cross_entropy = nll / total_tokens
+    objective, cross_entropy, *kl = (x / total_tokens for x in (sums if taught else (sums, sums)))
     penalty = jnp.zeros(())
     if r.weight > 0:
       penalty = entropy_lib.penalty(
@@ -93,9 +102,15 @@ def make_train_step(config: ConfigDict):
       "nonfinite_rows_L": entropy_lib.nonfinite_rows(out["entropy"]),
       "nonfinite_tokens_L": out["nonfinite_tokens"],
     }
-    return cross_entropy + weight * penalty, (measured, new_state)
+    loss = objective + weight * penalty
+    if taught:
+      (measured["distillation"],) = kl
+    if taught and taught["entropy"].shape == out["entropy"].shape:
+      measured["entropy_gap"] = distill.entropy_gap(out["entropy"], taught) / A
+      loss = loss + d.entropy_weight * measured["entropy_gap"]
+    return loss, (measured, new_state)
 
-  def train_step(state: TrainState, batch) -> tuple[TrainState, dict]:
+  def train_step(state: TrainState, batch, *teacher_variables) -> tuple[TrainState, dict]:
     # Each device's rows are dealt over the microbatches, so that none of them moves to another device.
     microbatches = {k: v.reshape(v.shape[0] // A, A, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -105,18 +120,21 @@ def make_train_step(config: ConfigDict):
       i, microbatch = indexed
       grad_fn = jax.grad(loss_of, has_aux=True)
       grads, (measured, new_state) = grad_fn(
-        state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens
+        state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens, *teacher_variables
       )
       return jax.tree.map(jnp.add, carry, (grads, measured)), new_state
 
     first = {k: v[0] for k, v in microbatches.items()}
-    shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), state.params, state.model_state, first, key, total_tokens)
+    arguments = (state.params, state.model_state, first, key, total_tokens, *teacher_variables)
+    shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), *arguments)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
     (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
     new_model_state = _joined(config, new_states, state.step)
 
     metrics["regularizer"] = weight * metrics["penalty"]
     metrics["loss"] = metrics["cross_entropy"] + metrics["regularizer"]
+    if teacher_config is not None:
+      metrics["loss"] += distill.added(d, metrics)
     metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["grad_norm_L"] = _block_norms(grads["model"]["blocks"])
     metrics["learning_rate"] = schedule(state.step)
@@ -137,11 +155,11 @@ def make_train_step(config: ConfigDict):
   return train_step
 
 
-def trace_train_step(config: ConfigDict, mesh):
+def trace_train_step(config: ConfigDict, mesh, teacher: distill.Teacher | None = None):
   """The jitted step of a config as traced for the mesh in use: `.lower().compile()` makes it callable.
 
   Called with a state that lies as `abstract_state` says, which it consumes, and a batch of
-  train.batch_size × model.context_length tokens.
+  train.batch_size × model.context_length tokens; and with the variables of the teacher, where there is one.
   """
   state = abstract_state(config, mesh)
   shape = (config.train.batch_size, config.model.context_length)
@@ -150,7 +168,8 @@ def trace_train_step(config: ConfigDict, mesh):
     for name, dtype in (("inputs", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32))
   }
   out_shardings = (sharding.of(state), sharding.replicated(mesh))
-  return jax.jit(make_train_step(config), donate_argnums=0, out_shardings=out_shardings).trace(state, batch)
+  step, variables = make_train_step(config, teacher and teacher.config), (teacher.variables,) if teacher else ()
+  return jax.jit(step, donate_argnums=0, out_shardings=out_shardings).trace(state, batch, *variables)
 
 
 def _joined(config: ConfigDict, states: dict, step: jax.Array) -> dict:
