@@ -97,7 +97,7 @@ def test_codeparrot_settings():
   )  # fmt: skip
   _check(
     c.regularizer, weight=1e-5, gamma=0.20, reduction="per_query_sum", sides="both", ceiling="log_T",
-    reference_batch=128, threshold_init=0.5,
+    reference_batch=128, threshold_init=0.5, thresholds="learned",
   )  # fmt: skip
   _check(
     c.optimizer, schedule="linear", learning_rate=1e-3, final_learning_rate=1e-7, warmup_steps=0, warmup_fraction=0.05,
@@ -135,7 +135,7 @@ def test_languini_settings():
   )  # fmt: skip
   _check(
     c.regularizer, weight=5e-5, gamma=0.20, reduction="per_query_sum", sides="both", ceiling="log_T",
-    reference_batch=32, threshold_init=0.5,
+    reference_batch=32, threshold_init=0.5, thresholds="learned",
   )  # fmt: skip
   _check(
     c.optimizer, schedule="cosine", learning_rate=6e-4, final_learning_rate=6e-6, warmup_steps=200, warmup_fraction=0.0,
