@@ -1,6 +1,6 @@
 """The configuration: the architectures by name, the two families of settings, and their checks.
 
-A config is an `ml_collections.ConfigDict` of seven groups: model, regularizer, optimizer, train, eval, data, mesh.
+A config is an `ml_collections.ConfigDict` of the groups that `fields` declares.
 Files under `configs/` start from a family (`codeparrot()` or `languini()`) and set the fields that make their row.
 """
 
@@ -131,10 +131,17 @@ def architecture_name(config: ConfigDict) -> str:
 
 
 def describe(config: ConfigDict) -> str:
-  """The architecture, and the weight of its regulariser where it has one: one line for the user."""
-  weight = effective_weight(config)
-  regulariser = f", effective weight {weight:.3g} on {config.regularizer.reduction}" if weight > 0 else ""
-  return architecture_name(config) + regulariser
+  """The architecture, and what acts on it in training alone, with its weights: one line for the user."""
+  weight, c = effective_weight(config), config.curriculum
+  parts = [architecture_name(config)]
+  if weight > 0:
+    parts.append(f"effective weight {weight:.3g} on {config.regularizer.reduction}")
+  if config.distill.teacher:
+    parts.append(f"distilled from {config.distill.teacher}")
+  if c.until:
+    start = " and ".join(kind for kind in (c.norm, c.activation) if kind not in ("none", "identity"))
+    parts.append(f"{start} faded out by {c.until:.0%} of the steps")
+  return ", ".join(parts)
 
 
 def validate(config: ConfigDict) -> None:
@@ -150,6 +157,8 @@ def validate(config: ConfigDict) -> None:
     field.check(name, _get(config, name))
   _check_model(config.model)
   _check_training(config)
+  _check_distillation(config)
+  _check_curriculum(config)
   _check_data(config.data)
 
 
@@ -204,11 +213,58 @@ def _check_training(c: ConfigDict) -> None:
   profile_steps(c)
 
 
+def _check_distillation(config: ConfigDict) -> None:
+  d = config.distill
+  if not d.teacher.strip():
+    _refuse_unread(config, "distill", "distill.teacher=''")
+  if d.weight > 1:
+    raise UserError(f"distill.weight={d.weight} must be at most 1: the cross-entropy keeps 1 − weight")
+  if d.entropy_weight and config.regularizer.weight:
+    raise UserError(
+      f"distill.entropy_weight={d.entropy_weight} and regularizer.weight={config.regularizer.weight} are both set: the "
+      "teacher's entropies stand in place of thresholds; set one of them to 0"
+    )
+
+
+def _check_curriculum(config: ConfigDict) -> None:
+  c, m = config.curriculum, config.model
+  if not c.until:
+    _refuse_unread(config, "curriculum", "curriculum.until=0")
+    return
+  if m.norm != "none" or m.activation != "identity":
+    raise UserError(
+      f"curriculum.until={c.until} needs model.norm=none and model.activation=identity, not {m.norm} and "
+      f"{m.activation}: the model is what the curriculum ends in"
+    )
+  if c.norm == "none" and c.activation == "identity":
+    raise UserError(f"curriculum.until={c.until} fades nothing with curriculum.norm=none and activation=identity")
+  if m.ffn == "fused" and c.activation != "identity":
+    raise UserError(
+      f"curriculum.activation={c.activation} needs model.ffn=mlp: a fused FFN has no activation to begin with; its "
+      "private cost is the same"
+    )
+
+
+def _refuse_unread(config: ConfigDict, group: str, why: str) -> None:
+  """Raises UserError for a field of a group that is off and was set: it would promise what is not done."""
+  for name, field in fields.GROUPS[group].items():
+    if config[group][name] != field.default:
+      raise UserError(f"{group}.{name}={config[group][name]} has no effect with {why}: leave it out")
+
+
 def _check_data(data) -> None:
   """Raises UserError for a field that was set and that the corpus does not read: it would promise what is not done."""
   changed = [name for name, field in fields.GROUPS["data"].items() if data[name] != field.default]
   for name in fields.unread(data.name, changed):
     raise UserError(f"data.{name}={data[name]} has no effect with data.name={data.name}: leave it out")
+
+
+def completed(saved: ConfigDict) -> ConfigDict:
+  """The config of an earlier version with the fields that it did not have, whose defaults are what it then did."""
+  whole = base().to_dict()
+  for group, values in saved.to_dict().items():
+    whole[group] = whole[group] | values if group in whole and isinstance(values, Mapping) else values
+  return ConfigDict(whole)
 
 
 def effective_weight(config: ConfigDict) -> float:

@@ -10,7 +10,7 @@ import math
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import model, reparam
+from entropy_attn import entropy, model, reparam
 
 # Dense bf16 FLOP/s of one JAX device, by jax.Device.device_kind. Source: the vendors' data sheets, without sparsity;
 # GeForce cards at their float32-accumulating rate, which is what matrix products use.
@@ -109,8 +109,9 @@ def parameter_count(model_config: Mapping) -> int:
 
 
 def threshold_count(config: ConfigDict) -> int:
-  """Learned threshold weights theta(l,h) of the entropy regulariser: L·H while training with it, else 0."""
-  return config.model.num_layers * config.model.num_heads if config.regularizer.weight > 0 else 0
+  """Learned threshold weights theta of the entropy regulariser: L·H, 1 or 0 by regularizer.thresholds, 0 without it."""
+  shape = entropy.THRESHOLDS[config.regularizer.thresholds](config.model.num_layers, config.model.num_heads)
+  return math.prod(shape) if config.regularizer.weight > 0 and shape is not None else 0
 
 
 def strength_count(config: ConfigDict) -> int:

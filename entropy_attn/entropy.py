@@ -13,6 +13,11 @@ REDUCTIONS = ("per_query_sum", "head_mean")
 SIDES = ("both", "upper")
 STRENGTHS = ("shared", "per_head")
 CEILINGS = ("log_T", "causal")
+THRESHOLDS = {  # the shape of what is learned of the thresholds [L, H], which it broadcasts to; None: nothing is
+  "learned": lambda L, H: (L, H),
+  "shared": lambda L, H: (1, 1),
+  "fixed": lambda L, H: None,
+}
 
 # Below it exp(s − m) counts for nothing; (s − m) is clamped to it so that (s − m) exp(s − m) is never −inf × 0.
 _LEAST = -80.0

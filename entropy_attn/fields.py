@@ -226,6 +226,24 @@ GROUPS: dict[str, dict[str, Field]] = {
     "ceiling": _choice("log_T", ("log_T", "causal"), "E_max: log T, or what a causal row can reach"),
     "reference_batch": _int(128, "the microbatch over which the released code sums", least=1),
     "threshold_init": _float(0.5, "theta of each head at the start, in parts of E_max"),
+    "thresholds": _choice(
+      "learned", ("learned", "shared", "fixed"), "one a head; one for all heads; or threshold_init, which stays"
+    ),
+  },
+  "distill": {
+    "teacher": _text("", "the folder of a finished run with this vocabulary and tokenizer; empty: none"),
+    "weight": _float(0.5, "of the KL of the logits, × temperature²; the cross-entropy keeps the rest of 1", least=0),
+    "temperature": _float(2.0, "that divides the logits of both in the KL", above=0),
+    "entropy_weight": _float(
+      0.0, "of the squared difference from the teacher's entropies, a mean over heads and queries", least=0
+    ),
+  },
+  "curriculum": {
+    "until": _float(
+      0.0, "this part of train.steps fades norm and activation to the model's own, none; 0: off", least=0, below=1
+    ),
+    "norm": _choice("layernorm", ("layernorm", "none"), "at the start; it fades to a constant scale, which folds"),
+    "activation": _choice("gelu", ("gelu", "relu", "identity"), "at the start; it fades to the identity"),
   },
   "optimizer": {
     "name": _choice("adamw", ("adamw", "muon"), "muon: of the blocks' matrices, with AdamW for all else"),

@@ -45,26 +45,11 @@ def cross_entropy_sum(
 
 
 def _forward(x_BxTxD, head_DxV, targets_BxT, weights_BxT, dtype):
-  head = sharding.constrain(head_DxV.astype(dtype), (None, "vocab"))
+  def loss_of(logits, lse, targets, weights):
+    return (_weighted_loss(logits, lse, targets, weights),), _slope(logits, lse, targets, weights)
 
-  def chunk(carry, operands):
-    total_M, dhead_MxDxV = carry
-    x_MxBxTxD, targets, weights = operands
-    logits, lse = _logits(operands, head)
-    total_M = total_M + _weighted_loss(logits, lse, targets, weights)
-    hit = targets[..., None] == jnp.arange(logits.shape[-1])
-    dlogits = jnp.where(weights[..., None] > 0, (jnp.exp(logits - lse[..., None]) - hit) * weights[..., None], 0)
-    dlogits = dlogits.astype(dtype)
-    dx = jnp.einsum("MBTV,DV->MBTD", dlogits, head, preferred_element_type=jnp.float32)
-    dhead = jnp.einsum("MBTD,MBTV->MDV", x_MxBxTxD.astype(dtype), dlogits, preferred_element_type=jnp.float32)
-    return (total_M, sharding.constrain(dhead_MxDxV + dhead, ("batch", None, "vocab"))), dx
-
-  operands = _chunks(x_BxTxD, targets_BxT, weights_BxT)
-  zeros = _zeros(operands), _zeros(operands, head_DxV.shape, (None, "vocab"))
-  (total_M, dhead_MxDxV), dx_CxMxBxTxD = jax.lax.scan(chunk, zeros, operands)
-  dx = jnp.moveaxis(dx_CxMxBxTxD, 0, 2)  # M, B, C, T, D
-  dx_BxTxD = dx.reshape(len(x_BxTxD), -1, dx.shape[-1])[:, : x_BxTxD.shape[1]]
-  return jnp.sum(total_M), (dx_BxTxD.astype(x_BxTxD.dtype), jnp.sum(dhead_MxDxV, axis=0).astype(head_DxV.dtype))
+  (total,), gradients = _with_gradients(loss_of, x_BxTxD, head_DxV, (targets_BxT, weights_BxT), dtype, sums=1)
+  return total, gradients
 
 
 def _backward(dtype, saved, dtotal):
@@ -73,6 +58,103 @@ def _backward(dtype, saved, dtotal):
 
 
 cross_entropy_sum.defvjp(_forward, _backward)
+
+
+def distilled_sum(
+  x_BxTxD: jax.Array,
+  head_DxV: jax.Array,
+  teacher: tuple[jax.Array, jax.Array],
+  targets_BxT: jax.Array,
+  weights_BxT: jax.Array,
+  *,
+  weight: float,
+  temperature: float,
+  dtypes: tuple[str, str] = ("float32", "float32"),
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Weighted sums over the tokens of (1 − weight) CE + weight t² KL, of CE, and of KL, in nats.
+
+  CE is that of `cross_entropy_sum`, KL = KL(softmax(teacher's logits / t) ‖ softmax(logits / t)). t² gives the KL the
+  gradients of t = 1 (Hinton, Vinyals & Dean 2015, arXiv:1503.02531). The first sum alone is differentiable, in x and
+  head; its gradients are made as those of `cross_entropy_sum`: of either model 1/8 of the logits is ever held.
+
+  Args:
+    x_BxTxD, head_DxV: final hidden states of the student, and its vocabulary projection.
+    teacher: the same two of the teacher, whose width may be another.
+    targets_BxT, weights_BxT: as for `cross_entropy_sum`; the weights are those of the KL, too.
+    weight: in 0 … 1.
+    temperature: t > 0.
+    dtypes: of the operands of the student's products, and of the teacher's.
+
+  Returns:
+    Three float32 scalars.
+  """
+  operands = (x_BxTxD, head_DxV, *jax.lax.stop_gradient(teacher), targets_BxT, weights_BxT)
+  total, cross_entropy, kl = _distilled(*operands, weight, temperature, dtypes)
+  return total, jax.lax.stop_gradient(cross_entropy), jax.lax.stop_gradient(kl)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _distilled(*operands):
+  return _distilled_forward(*operands)[0]
+
+
+def _distilled_forward(x, head, teacher_x, teacher_head, targets_BxT, weights_BxT, weight, temperature, dtypes):
+  dtype, teacher_dtype = dtypes
+  teacher_head = sharding.constrain(teacher_head.astype(teacher_dtype), (None, "vocab"))
+
+  def loss_of(logits, lse, teacher_x, targets, weights):
+    taught = jax.nn.log_softmax(_logits((teacher_x,), teacher_head)[0] / temperature)
+    learned = jax.nn.log_softmax(logits / temperature)
+    kl_MxBxT = jnp.sum(jnp.exp(taught) * (taught - learned), axis=-1)
+    cross_entropy = _weighted_loss(logits, lse, targets, weights)
+    kl = jnp.sum(jnp.where(weights > 0, kl_MxBxT * weights, 0), axis=(1, 2))
+    slope = (jnp.exp(learned) - jnp.exp(taught)) * weights[..., None]  # of KL in logits / t
+    dlogits = (1 - weight) * _slope(logits, lse, targets, weights)
+    dlogits = dlogits + weight * temperature * jnp.where(weights[..., None] > 0, slope, 0)
+    return ((1 - weight) * cross_entropy + weight * temperature**2 * kl, cross_entropy, kl), dlogits
+
+  return _with_gradients(loss_of, x, head, (teacher_x, targets_BxT, weights_BxT), dtype, sums=3)
+
+
+def _distilled_backward(weight, temperature, dtypes, saved, dsums):
+  dx_BxTxD, dhead_DxV = saved
+  return dx_BxTxD * dsums[0], dhead_DxV * dsums[0], None, None, None, None
+
+
+_distilled.defvjp(_distilled_forward, _distilled_backward)
+
+
+def _with_gradients(loss_of, x_BxTxD, head_DxV, others, dtype: str, sums: int):
+  """Sums over the tokens, and the gradients of the first of them, chunk by chunk.
+
+  Args:
+    loss_of: (logits [M, B, T, V], their log-sum-exp, *others) of a chunk → a tuple of sums [M], and the slope of the
+      first in the logits.
+    others: arrays [B, T, …].
+    sums: how many there are.
+
+  Returns:
+    The sums, scalars; and (dx [B, T, D], dhead [D, V]).
+  """
+  head = sharding.constrain(head_DxV.astype(dtype), (None, "vocab"))
+
+  def chunk(carry, operands):
+    totals, dhead_MxDxV = carry
+    x_MxBxTxD, *of_chunk = operands
+    found, dlogits = loss_of(*_logits(operands, head), *of_chunk)
+    dlogits = dlogits.astype(dtype)
+    dx = jnp.einsum("MBTV,DV->MBTD", dlogits, head, preferred_element_type=jnp.float32)
+    dhead = jnp.einsum("MBTD,MBTV->MDV", x_MxBxTxD.astype(dtype), dlogits, preferred_element_type=jnp.float32)
+    totals = tuple(total_M + more_M for total_M, more_M in zip(totals, found, strict=True))
+    return (totals, sharding.constrain(dhead_MxDxV + dhead, ("batch", None, "vocab"))), dx
+
+  operands = _chunks(x_BxTxD, *others)
+  zeros = (_zeros(operands),) * sums, _zeros(operands, head_DxV.shape, (None, "vocab"))
+  (totals, dhead_MxDxV), dx_CxMxBxTxD = jax.lax.scan(chunk, zeros, operands)
+  dx = jnp.moveaxis(dx_CxMxBxTxD, 0, 2)  # M, B, C, T, D
+  dx_BxTxD = dx.reshape(len(x_BxTxD), -1, dx.shape[-1])[:, : x_BxTxD.shape[1]]
+  gradients = dx_BxTxD.astype(x_BxTxD.dtype), jnp.sum(dhead_MxDxV, axis=0).astype(head_DxV.dtype)
+  return tuple(map(jnp.sum, totals)), gradients
 
 
 def _logits(operands, head_DxV):
@@ -86,6 +168,13 @@ def _weighted_loss(logits_MxBxTxV, lse_MxBxT, targets_MxBxT, weights_MxBxT):
   """The weighted sum of the losses of each shard, [M]."""
   hit_MxBxT = jnp.take_along_axis(logits_MxBxTxV, targets_MxBxT[..., None], axis=-1)[..., 0]
   return jnp.sum(jnp.where(weights_MxBxT > 0, (lse_MxBxT - hit_MxBxT) * weights_MxBxT, 0), axis=(1, 2))
+
+
+def _slope(logits_MxBxTxV, lse_MxBxT, targets_MxBxT, weights_MxBxT):
+  """The derivative of `_weighted_loss` in the logits."""
+  hit = targets_MxBxT[..., None] == jnp.arange(logits_MxBxTxV.shape[-1])
+  slope = (jnp.exp(logits_MxBxTxV - lse_MxBxT[..., None]) - hit) * weights_MxBxT[..., None]
+  return jnp.where(weights_MxBxT[..., None] > 0, slope, 0)
 
 
 def _zeros(operands, shape=(), axes=()):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from entropy_attn import reparam, sharding
+from entropy_attn import curriculum, reparam, sharding
 from entropy_attn.attention import dot_product_attention
 from entropy_attn.loss import cross_entropy_sum
 
@@ -45,6 +45,7 @@ class GPT(nn.Module):
 
   Attributes:
     config: the `model` group of a config, or a whole config, whose `model` group is taken.
+    fading: what fades by the `curriculum` group of a whole config; None: nothing.
 
   Example:
     variables = GPT(config).init(jax.random.key(0), tokens_BxT)
@@ -56,8 +57,10 @@ class GPT(nn.Module):
   """
 
   config: ConfigDict | FrozenConfigDict
+  fading: FrozenConfigDict | None = None
 
   def __post_init__(self):
+    self.fading = curriculum.of(self.config) or self.fading
     self.config = FrozenConfigDict(self.config.get("model", self.config))
     super().__post_init__()
 
@@ -72,10 +75,10 @@ class GPT(nn.Module):
     block = nn.remat(Block, prevent_cse=False) if c.remat else Block
     stack = lambda length, has_ffn: nn.scan(
       block,
-      variable_axes={"params": 0, "spectral": 0},
+      variable_axes={"params": 0, "spectral": 0, curriculum.COLLECTION: 0},
       split_rngs={"params": True},
       length=length,
-    )(c, has_ffn)
+    )(c, self.fading, has_ffn)
     # Their names are reparam.STACKS.
     if c.ffns_removed < c.num_layers:
       self.blocks = stack(c.num_layers - c.ffns_removed, True)
@@ -156,6 +159,7 @@ class Block(nn.Module):
   """
 
   config: FrozenConfigDict
+  fading: FrozenConfigDict | None
   has_ffn: bool = True
 
   @nn.compact
@@ -177,7 +181,7 @@ class Block(nn.Module):
     B, T, D = x_BxTxD.shape
     H, K = c.num_heads, D // c.num_heads
     linear = functools.partial(Linear, c, D)
-    h_BxTxD = NORMS[c.norm](name="ln_attn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_attn")(x_BxTxD)
     q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (
       sharding.constrain(
         linear(name=name)(h_BxTxD).reshape(B, T, H, K),
@@ -217,17 +221,28 @@ class Block(nn.Module):
     D = x_BxTxD.shape[-1]
     out_std = OUT_INITS[c.ffn_out_init](c)
     linear = functools.partial(Linear, c)
-    h_BxTxD = NORMS[c.norm](name="ln_ffn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_ffn")(x_BxTxD)
     if c.ffn == "fused":
       h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
     else:
-      h_BxTxF = ACTIVATIONS[c.activation](c)(linear(4 * D, name="up")(h_BxTxD))
+      h_BxTxF = self.activation()(linear(4 * D, name="up")(h_BxTxD))
       h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
       beta = self.param("beta", nn.initializers.constant(c.beta_init), ())
       x_BxTxD, h_BxTxD = beta * x_BxTxD, h_BxTxD / alpha
     return sharding.constrain(x_BxTxD + h_BxTxD, _STREAM)
+
+  def norm(self, name: str):
+    """x → its norm: the config's, or one that fades."""
+    fades = self.fading is not None and self.fading.norm != "none"
+    return curriculum.Norm(name=name) if fades else NORMS[self.config.norm](name=name)
+
+  def activation(self):
+    """x → its activation: the config's, or one that fades."""
+    fades = self.fading is not None and self.fading.activation != "identity"
+    kind = ACTIVATIONS[self.fading.activation if fades else self.config.activation](self.config)
+    return curriculum.Activation(kind, name="activation") if fades else kind
 
 
 class Linear(nn.Module):

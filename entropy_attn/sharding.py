@@ -47,7 +47,8 @@ _OTHERS = {
   "thresholds": (None, "heads"),
   "strengths": (None, "heads"),
 }
-_REPLICATED = ("scale", "bias", "alpha", "beta", "ns_coeffs")  # of norms, residual scaling and Muon's polynomial
+# Of norms, residual scaling, a curriculum, and Muon's polynomial.
+_REPLICATED = ("scale", "bias", "alpha", "beta", "fade", "inverse_std", "ns_coeffs")
 
 
 def make_mesh(config: ConfigDict, devices=None) -> Mesh:

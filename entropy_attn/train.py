@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
 from entropy_attn import instruments, paths, sharding
+from entropy_attn import teacher as teacher_lib
 from entropy_attn.data import pipeline
 from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import UserError
@@ -46,8 +47,11 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
   mesh = sharding.make_mesh(config)
   devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}"
   say(f"{config_lib.describe(config)}; {devices}")
+  taught_by = teacher_lib.find(config)
   dataset = pipeline.prepare(config, text.read_tokenizer(workdir))
   say(dataset.description)
+  if taught_by:
+    teacher_lib.check_text(taught_by, dataset)
   abstract = abstract_state(config, mesh)
   say(instruments.parameters(abstract.params, mesh))
   trace = instruments.Trace(config_lib.profile_steps(config), metrics.events_folder(workdir))
@@ -56,6 +60,8 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
   with folder.opened(workdir), jax.set_mesh(mesh), StopSignal() as stop, trace:
     checkpoint.check_space(workdir, abstract, config.train.keep_checkpoints)
     checkpoints = checkpoint.Checkpoints(workdir, config)
+    teacher = teacher_lib.restore(taught_by, config, mesh) if taught_by else None
+    constants = (teacher.variables,) if teacher else ()  # of the step, in no checkpoint of this run
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
       state = jax.jit(functools.partial(init_state, config), out_shardings=sharding.of(abstract))()
@@ -67,7 +73,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
     folder.first_alone(lambda: _record(config, workdir, dataset, start, accept_changed_text, anew=restored is None))
     positions = collections.deque([(start, batches.get_state())], maxlen=3)  # the state may be a step or two behind
 
-    traced = trace_train_step(config, mesh)
+    traced = trace_train_step(config, mesh, teacher)
     step_fn, compile_seconds = timed("compiling the training step", lambda: traced.lower().compile())
     evaluator = Evaluator(config, dataset, mesh)
     evaluated = metrics.has(workdir, "eval", start)  # if not, a stop came before it
@@ -94,7 +100,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
         for step in range(start + 1, config.train.steps + 1):
           batch = sharding.put_batch(next(batches), mesh)
           with trace.step(step):
-            state, measured = step_fn(state, batch)
+            state, measured = step_fn(state, batch, *constants)
           positions.append((step, batches.get_state()))
           reporter.add(step, measured)
           stopping = checkpoints.reached_preemption(step) if jax.process_count() > 1 else stop.requested

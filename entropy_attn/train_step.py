@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 import optax
 
 from entropy_attn import config as config_lib
+from entropy_attn import curriculum, distill, sharding
 from entropy_attn import entropy as entropy_lib
-from entropy_attn import sharding
 from entropy_attn.model import GPT, TEMPERATURE_FORMS
 from entropy_attn.optimizer import make_optimizer, make_schedule
 from entropy_attn.reparam import stacks_of
@@ -19,11 +19,15 @@ from entropy_attn.reparam import stacks_of
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a step changes. params: {'model': …} and, with a regulariser, {'regularizer': {'thresholds': [L, H]}}."""
+  """All that a step changes.
+
+  params: {'model': …} and, of what a regulariser learns, {'regularizer': {'thresholds': [L, H] or [1, 1], 'strengths':
+  [L, H]}}.
+  """
 
   step: jax.Array
   params: Any
-  model_state: Any  # the power iteration of spectral normalisation, else empty
+  model_state: Any  # the power iteration of spectral normalisation, and where a curriculum stands; else empty
   opt_state: Any
   finite: jax.Array  # False from the first non-finite loss or gradient on: the state is then frozen as it was before
 
@@ -38,11 +42,8 @@ def init_state(config: ConfigDict) -> TrainState:
   tokens_BxT = jnp.zeros((1, config.model.context_length), jnp.int32)
   model_state = dict(GPT(config).init(jax.random.key(config.train.seed), tokens_BxT))
   params = {"model": model_state.pop("params")}
-  if config.regularizer.weight > 0:
-    shape = (config.model.num_layers, config.model.num_heads)
-    params["regularizer"] = {"thresholds": jnp.full(shape, config.regularizer.threshold_init)}
-    if config.regularizer.strengths == "per_head":
-      params["regularizer"]["strengths"] = jnp.zeros(shape)
+  if learned := _learned_of_regularizer(config):
+    params["regularizer"] = learned
   opt_state = make_optimizer(config).init(params)
   return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state, jnp.ones((), bool))
 
@@ -52,19 +53,28 @@ def abstract_state(config: ConfigDict, mesh) -> TrainState:
   return sharding.laid_out(jax.eval_shape(functools.partial(init_state, config)), mesh)
 
 
-def make_train_step(config: ConfigDict):
+def make_train_step(config: ConfigDict, teacher_config: ConfigDict | None = None):
   """A pure (state, batch) → (state, metrics); jit it with the state's shardings, and donate the state.
 
+  With the config of a teacher it is (state, batch, the teacher's variables) → (state, metrics).
+
   The batch holds inputs and targets int32 [B, T] and weights float32 [B, T]. The loss is the mean over all weighted
-  tokens of the batch, however many microbatches it is accumulated over, plus effective_weight × penalty.
+  tokens of the batch, however many microbatches it is accumulated over, plus effective_weight × penalty; with a teacher
+  it is that of `distill`.
   """
   model, optimizer, schedule = GPT(config), make_optimizer(config), make_schedule(config)
   A = config.train.accumulation
   r = config.regularizer
-  weight = config_lib.effective_weight(config)
+  weight, d = config_lib.effective_weight(config), config.distill
+  if bool(d.teacher) != (teacher_config is not None):
+    raise ValueError(f"distill.teacher={d.teacher!r}, and a step {'without' if d.teacher else 'with'} a teacher")
 
-  def loss_of(params, model_state, microbatch, key, total_tokens):
-    (nll, out), new_state = model.apply(
+  def loss_of(params, model_state, microbatch, key, total_tokens, *teacher_variables):
+    method, taught = "cross_entropy", None
+    if teacher_config is not None:
+      taught = distill.lesson(teacher_config, *teacher_variables, microbatch["inputs"])
+      method = distill.losses(config, teacher_config, taught)
+    (sums, out), new_state = model.apply(
       {"params": params["model"], **model_state},
       microbatch["inputs"],
       microbatch["targets"],
@@ -72,15 +82,15 @@ def make_train_step(config: ConfigDict):
       train=True,
       rngs={"dropout": key},
       mutable=list(model_state),
-      method="cross_entropy",
+      method=method,
     )
-    cross_entropy = nll / total_tokens
+    objective, cross_entropy, *kl = (x / total_tokens for x in (sums if taught else (sums, sums)))
     penalty = jnp.zeros(())
-    if "regularizer" in params:
+    if r.weight > 0:
       penalty = entropy_lib.penalty(
         out["entropy"],
-        params["regularizer"]["thresholds"],
-        strengths_LxH=params["regularizer"].get("strengths"),
+        _thresholds_LxH(config, params),
+        strengths_LxH=params.get("regularizer", {}).get("strengths"),
         gamma=r.gamma,
         reduction=r.reduction,
         sides=r.sides,
@@ -94,9 +104,15 @@ def make_train_step(config: ConfigDict):
       "nonfinite_rows_L": entropy_lib.nonfinite_rows(out["entropy"]),
       "nonfinite_tokens_L": out["nonfinite_tokens"],
     }
-    return cross_entropy + weight * penalty, (measured, new_state)
+    loss = objective + weight * penalty
+    if taught:
+      (measured["distillation"],) = kl
+    if taught and taught["entropy"].shape == out["entropy"].shape:
+      measured["entropy_gap"] = distill.entropy_gap(out["entropy"], taught) / A
+      loss = loss + d.entropy_weight * measured["entropy_gap"]
+    return loss, (measured, new_state)
 
-  def train_step(state: TrainState, batch) -> tuple[TrainState, dict]:
+  def train_step(state: TrainState, batch, *teacher_variables) -> tuple[TrainState, dict]:
     # Each device's rows are dealt over the microbatches, so that none of them moves to another device.
     microbatches = {k: v.reshape(v.shape[0] // A, A, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
@@ -106,23 +122,29 @@ def make_train_step(config: ConfigDict):
       i, microbatch = indexed
       grad_fn = jax.grad(loss_of, has_aux=True)
       grads, (measured, new_state) = grad_fn(
-        state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens
+        state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens, *teacher_variables
       )
       return jax.tree.map(jnp.add, carry, (grads, measured)), new_state
 
     first = {k: v[0] for k, v in microbatches.items()}
-    shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), state.params, state.model_state, first, key, total_tokens)
+    arguments = (state.params, state.model_state, first, key, total_tokens, *teacher_variables)
+    shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), *arguments)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
     (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
-    # The power iteration reads the weights alone: every microbatch gave the same.
-    new_model_state = jax.tree.map(lambda x: x[0], new_states)
+    new_model_state = _joined(config, new_states, state.step)
 
     metrics["regularizer"] = weight * metrics["penalty"]
     metrics["loss"] = metrics["cross_entropy"] + metrics["regularizer"]
+    if teacher_config is not None:
+      metrics["loss"] += distill.added(d, metrics)
     metrics["grad_norm"] = optax.tree.norm(grads)
     metrics["grad_norm_L"] = jnp.concatenate([_block_norms(stack) for stack in stacks_of(grads["model"])])
     metrics["learning_rate"] = schedule(state.step)
+    if curriculum.of(config):
+      metrics["fade"] = curriculum.fade_at(config, state.step)
     metrics.update(_learned(state.params, config.model.temperature_form))
+    if r.weight > 0:
+      metrics["thresholds_LxH"] = _thresholds_LxH(config, state.params)
     finite = state.finite & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["finite"] = finite
 
@@ -135,11 +157,11 @@ def make_train_step(config: ConfigDict):
   return train_step
 
 
-def trace_train_step(config: ConfigDict, mesh):
+def trace_train_step(config: ConfigDict, mesh, teacher: distill.Teacher | None = None):
   """The jitted step of a config as traced for the mesh in use: `.lower().compile()` makes it callable.
 
   Called with a state that lies as `abstract_state` says, which it consumes, and a batch of
-  train.batch_size × model.context_length tokens.
+  train.batch_size × model.context_length tokens; and with the variables of the teacher, where there is one.
   """
   state = abstract_state(config, mesh)
   shape = (config.train.batch_size, config.model.context_length)
@@ -148,7 +170,34 @@ def trace_train_step(config: ConfigDict, mesh):
     for name, dtype in (("inputs", jnp.int32), ("targets", jnp.int32), ("weights", jnp.float32))
   }
   out_shardings = (sharding.of(state), sharding.replicated(mesh))
-  return jax.jit(make_train_step(config), donate_argnums=0, out_shardings=out_shardings).trace(state, batch)
+  step, variables = make_train_step(config, teacher and teacher.config), (teacher.variables,) if teacher else ()
+  return jax.jit(step, donate_argnums=0, out_shardings=out_shardings).trace(state, batch, *variables)
+
+
+def _joined(config: ConfigDict, states: dict, step: jax.Array) -> dict:
+  """The model's state after a step, from those after each microbatch [A, …]."""
+  # The power iteration reads the weights alone: every microbatch gave the same. A running mean is of them all.
+  of_kind = {curriculum.COLLECTION: lambda x: jnp.mean(x, axis=0)}
+  joined = {kind: jax.tree.map(of_kind.get(kind, lambda x: x[0]), state) for kind, state in states.items()}
+  return curriculum.with_fade(joined, curriculum.fade_at(config, step + 1)) if curriculum.of(config) else joined
+
+
+def _learned_of_regularizer(config: ConfigDict) -> dict:
+  """What a regulariser learns, at the start: thresholds, and strengths of the heads."""
+  r, L, H = config.regularizer, config.model.num_layers, config.model.num_heads
+  shape = entropy_lib.THRESHOLDS[r.thresholds](L, H)
+  learned = {}
+  if r.weight > 0 and shape is not None:
+    learned["thresholds"] = jnp.full(shape, r.threshold_init)
+  if r.weight > 0 and r.strengths == "per_head":
+    learned["strengths"] = jnp.zeros((L, H))
+  return learned
+
+
+def _thresholds_LxH(config: ConfigDict, params) -> jax.Array:
+  """theta of each head: learned for each, learned for all, or as it was at the start."""
+  learned = params.get("regularizer", {}).get("thresholds", config.regularizer.threshold_init)
+  return jnp.broadcast_to(jnp.float32(learned), (config.model.num_layers, config.model.num_heads))
 
 
 def _block_norms(blocks):
@@ -159,7 +208,7 @@ def _block_norms(blocks):
 
 
 def _learned(params, temperature_form: str) -> dict:
-  """The paper's few learned scalars, for the log: thresholds, temperatures (mean over queries), alpha and beta."""
+  """The paper's few learned scalars, for the log: temperatures (mean over queries), alpha and beta."""
   stacks = stacks_of(params["model"])
   learned = {f"{name}_L": stacks[0][name] for name in ("alpha", "beta") if name in stacks[0]}
   if "temperature" in stacks[0]:
@@ -167,8 +216,6 @@ def _learned(params, temperature_form: str) -> dict:
     learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
     # A negative one inverts its query's attention: only temperature_form="direct" can get there.
     learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim))
-  if "regularizer" in params:
-    learned["thresholds_LxH"] = params["regularizer"]["thresholds"]
-    if "strengths" in params["regularizer"]:
-      learned["head_weights_LxH"] = entropy_lib.head_weights(params["regularizer"]["strengths"])
+  if "strengths" in params.get("regularizer", {}):
+    learned["head_weights_LxH"] = entropy_lib.head_weights(params["regularizer"]["strengths"])
   return learned

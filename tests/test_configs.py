@@ -98,7 +98,7 @@ def test_codeparrot_settings():
   )  # fmt: skip
   _check(
     c.regularizer, weight=1e-5, gamma=0.20, reduction="per_query_sum", sides="both", strengths="shared",
-    ceiling="log_T", reference_batch=128, threshold_init=0.5,
+    ceiling="log_T", reference_batch=128, threshold_init=0.5, thresholds="learned",
   )  # fmt: skip
   _check(
     c.optimizer, name="adamw", muon_rate=1.0, muon_momentum=0.95,
@@ -138,7 +138,7 @@ def test_languini_settings():
   )  # fmt: skip
   _check(
     c.regularizer, weight=5e-5, gamma=0.20, reduction="per_query_sum", sides="both", strengths="shared",
-    ceiling="log_T", reference_batch=32, threshold_init=0.5,
+    ceiling="log_T", reference_batch=32, threshold_init=0.5, thresholds="learned",
   )  # fmt: skip
   _check(
     c.optimizer, name="adamw", muon_rate=1.0, muon_momentum=0.95,

@@ -107,6 +107,9 @@ def test_thresholds_are_counted_only_with_the_regulariser():
   assert counts.threshold_count(c) == 0
   c.regularizer.weight = 1e-5
   assert counts.threshold_count(c) == 144
+  for thresholds, learned in (("shared", 1), ("fixed", 0)):
+    c.regularizer.thresholds = thresholds
+    assert counts.threshold_count(c) == learned
 
 
 def test_training_flops_count_every_matrix_product_three_times():

@@ -25,6 +25,8 @@ IMPLEMENTED = {
   "regularizer.ceiling": entropy.CEILINGS,
   "optimizer.name": optimizer.NAMES, "optimizer.schedule": optimizer.SCHEDULES,
   "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
+  "regularizer.thresholds": entropy.THRESHOLDS, "curriculum.norm": model.NORMS,
+  "curriculum.activation": model.ACTIVATIONS,
   "data.packing": packing.PACKINGS,
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import oracles
 import pytest
 
 from benchmarks import programs
-from entropy_attn import config, sharding
+from entropy_attn import config, entropy, sharding
 from entropy_attn.errors import UserError
 from entropy_attn.optimizer import decay_mask, make_optimizer, make_schedule
 from entropy_attn.train_step import abstract_state, init_state, make_train_step, trace_train_step
@@ -329,6 +329,40 @@ def test_thresholds_and_temperatures_learn():
   moved = after.params["model"]["blocks"]["temperature"] != before.params["model"]["blocks"]["temperature"]
   assert np.all(moved[..., 1:])
   assert not np.any(moved[..., 0])
+
+
+def test_one_threshold_is_learned_for_all_heads():
+  c = ereg(regularizer__thresholds="shared")
+  before = initial(c)
+  after, metrics = one_step(c, steps=3)
+  assert after.params["regularizer"]["thresholds"].shape == (1, 1)
+  assert after.params["regularizer"]["thresholds"] != before.params["regularizer"]["thresholds"]
+  assert metrics["thresholds_LxH"].shape == (2, 4) and len(np.unique(metrics["thresholds_LxH"])) == 1
+
+  # It is one number in the same penalty: its gradient is the sum of those of a threshold a head.
+  entropy_LxBxTxH = jax.random.uniform(jax.random.key(0), (2, B, T, 4)) * math.log(T)
+  penalty = lambda theta: entropy.penalty(entropy_LxBxTxH, jnp.broadcast_to(theta, (2, 4)), gamma=0.1)
+  one, each = jax.grad(penalty)(jnp.full((1, 1), 0.5)), jax.grad(penalty)(jnp.full((2, 4), 0.5))
+  np.testing.assert_allclose(one[0, 0], each.sum(), rtol=1e-5)
+
+
+def test_fixed_thresholds_stay_and_are_no_parameters():
+  c = ereg(regularizer__thresholds="fixed", regularizer__threshold_init=0.4)
+  after, metrics = one_step(c, steps=3)
+  assert set(after.params) == {"model"}
+  np.testing.assert_array_equal(metrics["thresholds_LxH"], np.full((2, 4), 0.4, np.float32))
+  learned = one_step(ereg(regularizer__threshold_init=0.4))[1]
+  fixed = one_step(c)[1]
+  np.testing.assert_allclose(fixed["penalty"], learned["penalty"], rtol=1e-6)  # the same before anything is learned
+  assert fixed["penalty"] > 0
+
+
+@pytest.mark.parametrize("thresholds", ["shared", "fixed"])
+def test_thresholds_of_each_kind_do_not_depend_on_devices_or_accumulation(thresholds):
+  whole = one_step(ereg(regularizer__thresholds=thresholds, mesh__data=1), steps=2)
+  fields = {"mesh__data": 2, "mesh__tensor": 2, "train__accumulation": 2}
+  parts = one_step(ereg(regularizer__thresholds=thresholds, **fields), jax.devices()[:4], steps=2)
+  assert_close(parts, whole, rtol=2e-4, atol=5e-6)
 
 
 def compiled_text(c):

@@ -218,15 +218,11 @@ def _versions(environment: Mapping) -> dict:
 
 
 def _found_config(workdir: pathlib.Path) -> ConfigDict | None:
-  """The config in a folder; None in one that holds no run."""
+  """The config in a folder, with the fields added since; None in one that holds no run."""
   try:
     saved = files.read_json(workdir / _CONFIG)
   except ValueError as error:
     raise UserError(f"{workdir / _CONFIG} is not a run's config: {error}") from error
   except OSError as error:
     raise UserError(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
-  if saved is None:
-    return None
-  # A field that is younger than the run has its default, which is what the run had.
-  defaults = config_lib.base().to_dict()
-  return ConfigDict(saved | {group: fields | saved.get(group, {}) for group, fields in defaults.items()})
+  return None if saved is None else config_lib.completed(ConfigDict(saved))

@@ -39,6 +39,18 @@ def test_a_folder_holds_its_config_and_its_environment(tmp_path, config):
   assert environment["packages"]["jax"] and environment["processes"] == 1 and environment["devices"]
 
 
+def test_a_run_of_an_earlier_version_has_what_that_version_did(tmp_path, config):
+  folder.record(tmp_path, config)
+  saved = json.loads((tmp_path / "config.json").read_text())
+  del saved["regularizer"]["thresholds"], saved["distill"], saved["curriculum"]
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  assert config_lib.differences(folder.read_config(tmp_path), config) == []
+  assert folder.check_same_run(tmp_path, config) == []
+  config.regularizer.thresholds = "fixed"
+  with pytest.raises(UserError, match="regularizer.thresholds: learned → fixed"):
+    folder.check_same_run(tmp_path, config)
+
+
 def test_each_start_is_kept_with_what_changed(tmp_path, config):
   assert folder.record(tmp_path, config) == []
   config.eval.batches = 5

@@ -15,7 +15,7 @@ import math
 import jax
 import numpy as np
 
-from entropy_attn import reparam
+from entropy_attn import curriculum, reparam
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program.spec import LayerSpec, Spec, Transforms
 from entropy_attn.private.program.squares import Squares
@@ -50,9 +50,9 @@ def fold(variables: Mapping, model_config, transforms: Transforms, exponentials:
     exponentials: of each layer's softmax; empty with transforms.exponential = engine.
 
   Raises:
-    UserError: where transforms contradict the architecture or each other.
+    UserError: where transforms contradict the architecture or each other, or a curriculum has not ended.
   """
-  plain, c = reparam.fold(variables, model_config)
+  plain, c = curriculum.fold(variables, model_config)
   p = jax.tree.map(lambda x: np.asarray(x, np.float64), plain["params"])
   blocks = _blocks(p, c)
   t = transforms
