@@ -46,6 +46,10 @@ _FREE_IN_EVALUATION = (
 )  # fmt: skip
 
 
+class Damaged(UserError):
+  """A file of the folder that cannot be read as what it is to be."""
+
+
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path) -> Iterator[None]:
   """Makes a run's folder and holds its lock meanwhile, once for all processes.
@@ -180,6 +184,14 @@ def describe() -> dict:
   }
 
 
+def commit_of(workdir: pathlib.Path) -> str | None:
+  """The commit, as `git_commit` writes it, of the last start in a run's folder; None where it is not known."""
+  try:
+    return (files.read_json(workdir / _ENVIRONMENT) or {}).get("git_commit")
+  except (OSError, ValueError):  # damaged: nothing is computed from it
+    return None
+
+
 def git_commit() -> str | None:
   """The commit of this code, with '+changes' where files differ from it; None outside a git checkout."""
   root = pathlib.Path(__file__).parent
@@ -218,11 +230,16 @@ def _versions(environment: Mapping) -> dict:
 
 
 def _found_config(workdir: pathlib.Path) -> ConfigDict | None:
-  """The config in a folder; None in one that holds no run."""
+  """The config in a folder; None in one that holds no run.
+
+  Fields that came after the run have their default, which is what it did.
+  """
   try:
     saved = files.read_json(workdir / _CONFIG)
-  except ValueError as error:
-    raise UserError(f"{workdir / _CONFIG} is not a run's config: {error}") from error
+    if saved is None:
+      return None
+    return ConfigDict(saved | {group: of | saved.get(group, {}) for group, of in config_lib.base().to_dict().items()})
+  except (ValueError, TypeError) as error:
+    raise Damaged(f"{workdir / _CONFIG} is not a run's config: {error}") from error
   except OSError as error:
-    raise UserError(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
-  return None if saved is None else ConfigDict(saved)
+    raise Damaged(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
