@@ -50,12 +50,16 @@ class Damaged(UserError):
   """A file of the folder that cannot be read as what it is to be."""
 
 
+class Busy(UserError):
+  """Another process works in the folder."""
+
+
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path) -> Iterator[None]:
   """Makes a run's folder and holds its lock meanwhile, once for all processes.
 
   Raises:
-    UserError: where it cannot be made, another process works in it, or the processes do not see one folder.
+    UserError: where it cannot be made, another process works in it (Busy), or the processes do not see one folder.
   """
   lock = locks.Lock(workdir / ".lock")
 
@@ -65,7 +69,7 @@ def opened(workdir: pathlib.Path) -> Iterator[None]:
       owned.mark(workdir)
       lock.acquire()
     except locks.Held as held:
-      raise UserError(f"{workdir} is in use by {held}: wait for it, stop it, or choose another --workdir") from None
+      raise Busy(f"{workdir} is in use by {held}: wait for it, stop it, or choose another --workdir") from None
     except OSError as error:
       raise UserError(f"--workdir={workdir} cannot be made or written: {error.strerror}") from error
 

@@ -63,6 +63,8 @@ def main() -> None:
   damaged = record.check(workdir, study, configs)  # before the first hour of training, not after it
   todo = [job for job in chosen if job.name not in damaged]
   if FLAGS.print_commands:
+    for reason in damaged.values():
+      print(f"note: {reason}", file=sys.stderr)
     _print_commands([job for job in todo if not summary.read(workdir / job.name)], workdir)
     return
   with folder.opened(workdir):

@@ -64,7 +64,7 @@ def train_all(
           on_finish(crew.failures)
         crew.look()
         time.sleep(_POLL)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or a fault of this process: none is left running without it
       crew.stop()
       raise
   return crew.failures
@@ -100,11 +100,13 @@ class _Crew:
     try:
       with folder.opened(self.workdir / job.name):
         return False
-    except UserError as error:
+    except folder.Busy as error:
       if job.name not in self._told:
         progress.say(f"waiting: {error}")
       self._told.add(job.name)
       return True
+    except UserError:  # its command will say the same, and fail
+      return False
 
   def start(self, job: Job) -> None:
     """Starts a job's command in a process group of its own: Ctrl-C reaches this process alone."""
