@@ -97,13 +97,8 @@ def write_figures(result: Mapping, workdir: pathlib.Path) -> list[str]:
   if names and measured:
     from entropy_attn.report import paper
 
-    drawn = paper.paper_figures(names, result, workdir)
-    folder.write_figures(workdir, drawn)
-    for name, figure in drawn.items():
-      path = workdir / f"{name}.pdf"
-      figure.savefig(files.unfinished(path), format="pdf")
-      files.finish(path)
-    written += [f"{name}.{form}" for name in drawn for form in ("png", "pdf")]
+    drawn = folder.write_figures(workdir, paper.paper_figures(names, result, workdir), ("png", "pdf"))
+    written += [path.name for path in drawn]
   return written
 
 

@@ -18,7 +18,10 @@ from entropy_attn.run import folder, metrics, summary
 from entropy_attn.study import pairs
 from entropy_attn.study.runs import Job, Run, Study
 
-_ARCHITECTURE = ("norm", "activation", "ffn", "residual_scaling", "reparam", "temperature")  # what names a row's model
+# What makes a model another than a row's.
+_ARCHITECTURE = (
+  "norm", "activation", "ffn", "residual_scaling", "reparam", "temperature", "value_residual", "ffns_removed",
+)  # fmt: skip
 
 
 def collect(
@@ -163,7 +166,7 @@ def _thresholds(workdir: pathlib.Path, jobs: Sequence[Job], outcomes: Sequence[M
 
 def _architecture_row(config: ConfigDict) -> str | None:
   """The name in `config.ARCHITECTURES` of what this is, temperatures a head counting as those a position; or None."""
-  kind = lambda m: {name: m[name] != "none" if name == "temperature" else m[name] for name in _ARCHITECTURE}
+  kind = lambda m: [m.get(name) != "none" if name == "temperature" else m.get(name) for name in _ARCHITECTURE]
   base = config_lib.base().model.to_dict()
   rows = [name for name, changed in config_lib.ARCHITECTURES.items() if kind({**base, **changed}) == kind(config.model)]
   regularised = config.regularizer.weight > 0
