@@ -99,6 +99,8 @@ def write_figures(result: Mapping, workdir: pathlib.Path) -> list[str]:
 
     drawn = folder.write_figures(workdir, paper.paper_figures(names, result, workdir), ("png", "pdf"))
     written += [path.name for path in drawn]
+    for name, reason in paper.missing(names, result, workdir).items():
+      say(f"{name} is not drawn: {reason}")
   return written
 
 
