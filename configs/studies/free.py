@@ -8,7 +8,7 @@ scaling; depth-scaled initial weights; value residuals; distillation from the ba
 of its heads' entropies; a curriculum that removes norm and activation within the first half of training; and AERO's
 rows: a strength a head, and the deeper half of the FFNs removed (which saves no bytes, since all are eliminated).
 All but ereg, the published row, have a temperature a head, which folds; one a position has to be sent.
-smoke: seconds a run. small: the quick setting as it is, one seed, 19 runs: about 55 minutes on two quiet cores with
+smoke: seconds a run. small: the quick setting as it is, one seed, 19 runs: just under an hour on two quiet cores with
 --jobs=2, computed from the quickstart's time; --seeds=3 (2.9 h) before a claim rests on it. paper: CodeParrot, T = 128,
 about 15 h on one H100, computed.
 Published: none of it for this model but its baselines; AERO's k=6 of 12 removed 3.25 with regularisation (T = 128).

@@ -2,7 +2,7 @@
 
     python -m entropy_attn.study --study=configs/studies/table6.py --workdir=runs/table6 --jobs=2
 
-smoke: seconds a run. small: the quick setting as it is, three seeds, 9 runs: about 35 minutes on two quiet cores with
+smoke: seconds a run. small: the quick setting as it is, three seeds, 9 runs: about 25 minutes on two quiet cores with
 --jobs=2, computed from the quickstart's time. paper: CodeParrot, T = 128, about 3.3 h on one H100, computed.
 Published (paper): PPL SM+WNorm(FFN) 3.640, SM+SNorm(FFN) 3.624, SM+ScFFN 3.478.
 """
