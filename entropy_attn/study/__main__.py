@@ -27,9 +27,8 @@ def define_flags() -> None:
   flags.DEFINE_list("only", [], "Train these runs, and what they start from; the table shows what the others have.")
   flags.DEFINE_integer("jobs", 1, "Runs side by side: CPUs, and a GPU's memory, are divided among them.", lower_bound=1)
   flags.DEFINE_integer("seeds", None, "Seeds of each run, in place of the study's own number.", lower_bound=1)
-  flags.DEFINE_multi_string("override", [], "group.field=value for all runs, such as train.steps=1200; several times.")
-  flags.DEFINE_bool("print_commands", False, "Print what would train what is missing, one command a line, and end.")
-  flags.DEFINE_alias("print-commands", "print_commands")
+  flags.DEFINE_multi_string("override", [], "group.field=value for all runs, such as train.steps=1200.")
+  flags.DEFINE_bool("print-commands", False, "Print what would train what is missing, one command a line, and end.")
   cli.define_json()
   cli.add_check(check_flags)
 
@@ -62,7 +61,7 @@ def main() -> None:
   render.check(study)
   damaged = record.check(workdir, study, configs)  # before the first hour of training, not after it
   todo = [job for job in chosen if job.name not in damaged]
-  if FLAGS.print_commands:
+  if FLAGS["print-commands"].value:
     for reason in damaged.values():
       print(f"note: {reason}", file=sys.stderr)
     _print_commands([job for job in todo if not summary.read(workdir / job.name)], workdir)
