@@ -102,7 +102,8 @@ class Lines:
     self._postfix = text
 
   def refresh(self) -> None:
-    """Does nothing: a line comes in its time."""
+    """A line, where the last one is old enough."""
+    self.update(0)
 
   def close(self) -> None:
     """Says the last line, once."""

@@ -145,8 +145,8 @@ class _Crew:
       with contextlib.suppress(UserError, OSError):  # damaged: the command itself will say so
         step = metrics.last_step(self.workdir / running.job.name) or 0
         parts.append(f"{running.job.name} at step {step:,} of {self._steps.get(running.job.name, 0):,}")
-    self._bar.set_postfix_str(", ".join(parts), refresh=True)
-    self._bar.update(0)
+    self._bar.set_postfix_str(", ".join(parts), refresh=False)
+    self._bar.refresh()  # not update(0), from which tqdm would count the time of the next run
 
   def stop(self) -> None:
     """Asks all to save, and waits; kills what has not ended in time, or at a second Ctrl-C."""
