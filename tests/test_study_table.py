@@ -44,6 +44,7 @@ def fill(workdir, study, *, commit="a" * 40, **changes):
     path.mkdir(parents=True)
     (path / "config.json").write_text(config.to_json())
     (path / "environment.json").write_text(json.dumps({"git_commit": commit}))
+    (path / "metrics.jsonl").write_text('{"kind": "train", "step": 600}\n')
     (path / "summary.json").write_text(json.dumps(_summary(**{k: v(job) if callable(v) else v for k, v in of.items()})))
   return configs
 
@@ -243,15 +244,24 @@ def test_a_folder_of_another_study_is_refused_and_a_changed_run_names_its_field(
     record.check(tmp_path, study, configs)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"model": 3}'])
-def test_a_damaged_run_is_named_and_does_not_stop_the_others(tmp_path, content):
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("config.json", "{", "is not a run's config"),
+    ("config.json", "[]", "is not a run's config"),
+    ("config.json", '{"model": 3}', "is not a run's config"),
+    ("metrics.jsonl", 'x\n{"kind": "train", "step": 1}\n', "metrics.jsonl:1 is no line of metrics"),
+    ("metrics.jsonl", "", "no record of how it came to it"),
+  ],
+)
+def test_a_damaged_run_is_named_and_does_not_stop_the_others(tmp_path, name, content, message):
   study = Study([Run("base", BASE, SMALL), Run("ereg", EREG, SMALL)])
   configs = fill(tmp_path, study)
-  (tmp_path / "base" / "seed0" / "config.json").write_text(content)
+  (tmp_path / "base" / "seed0" / name).write_text(content)
   damaged = record.check(tmp_path, study, configs)
-  assert list(damaged) == ["base/seed0"] and "is not a run's config" in damaged["base/seed0"]
+  assert list(damaged) == ["base/seed0"] and message in damaged["base/seed0"]
   result = table.collect(study, configs, tmp_path, damaged)
-  assert table.went_wrong(result) == ["base"]
+  assert table.went_wrong(result) == ["base"] and result["runs"][0]["perplexity"] is None
   assert result["runs"][1]["status"] == "finished"
 
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from entropy_attn import files
 from entropy_attn.errors import UserError
-from entropy_attn.run import folder
+from entropy_attn.run import folder, metrics, summary
 from entropy_attn.study.runs import Job, Study
 
 _NAME = "study.json"
@@ -32,11 +32,25 @@ def check(workdir: pathlib.Path, study: Study, configs: Mapping[Job, ConfigDict]
       raise UserError(f"--workdir={workdir} is the folder of the study {before}, not of {now}: choose another")
   damaged = {}
   for job, config in configs.items():
+    path = workdir / job.name
     try:
-      folder.check_same_run(workdir / job.name, config)
+      folder.check_same_run(path, config)
+      reason = _damage(path)
     except folder.Damaged as error:
-      damaged[job.name] = f"{error}: delete {workdir / job.name}, and the same command trains it again"
+      reason = str(error)
+    if reason:
+      damaged[job.name] = f"{reason}: delete {path}, and the same command trains it again"
   return damaged
+
+
+def _damage(path: pathlib.Path) -> str | None:
+  """What is wrong with the records of a run that has an outcome; its figures are drawn from them."""
+  if not summary.read(path):
+    return None
+  try:
+    return None if metrics.last_step(path) is not None else f"{path} has an outcome, and no record of how it came to it"
+  except UserError as error:
+    return str(error)
 
 
 def write(workdir: pathlib.Path, study: Study, configs: Mapping[Job, ConfigDict]) -> None:

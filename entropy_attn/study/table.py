@@ -75,7 +75,7 @@ def _row(
   """One run's entry: from its summaries where it has some, from its config otherwise."""
   config = configs[jobs[0]]
   m = config.model
-  outcomes = [_outcome(workdir / job.name) for job in jobs]
+  outcomes = [{} if job.name in failures else summary.read(workdir / job.name) or {} for job in jobs]
   perplexities = [o.get("perplexity") for o in outcomes]
   bits = [o.get("bits_per_byte") for o in outcomes]
   reached = [p for p in perplexities if p is not None]
@@ -118,11 +118,6 @@ def _row(
     "step": max((o["step"] for o in outcomes if o.get("step") is not None), default=None),
     "seconds": sum(seconds) if (seconds := [o["seconds"] for o in outcomes if o.get("seconds")]) else None,
   }
-
-
-def _outcome(workdir: pathlib.Path) -> dict:
-  """A run's summary, or nothing where it has none."""
-  return summary.read(workdir) or {}
 
 
 def _status(jobs: Sequence[Job], outcomes: Sequence[Mapping], failures: Mapping[str, str]) -> str:
