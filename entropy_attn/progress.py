@@ -5,15 +5,12 @@ Nothing here raises because standard error is closed, full or gone: a run that s
 
 from collections.abc import Callable, Iterable
 import contextlib
-import os
-import shutil
 import sys
 import time
 
 from tqdm import tqdm
 
 _SECONDS = 30  # between two lines that stand in for a bar
-_WATCHED = "ENTROPY_ATTN_TERMINAL"  # set for a command whose standard error another one passes on to a terminal
 
 
 def say(text: str) -> None:
@@ -59,24 +56,11 @@ def bar(iterable: Iterable | None = None, *, what: str, unit: str, total: int | 
 
 
 def watched() -> bool:
-  """Whether a terminal shows standard error, be it through a command that passes it on."""
-  if os.environ.get(_WATCHED) == "1":
-    return True
+  """Whether a terminal shows standard error."""
   try:
     return sys.stderr is not None and sys.stderr.isatty()
   except (OSError, ValueError):  # hung up, or closed
     return False
-
-
-def environment() -> dict[str, str]:
-  """What to add to the environment of a command whose standard error is passed on to ours: bars fit our terminal."""
-  return {_WATCHED: "1", "COLUMNS": str(shutil.get_terminal_size().columns)} if watched() else {_WATCHED: "0"}
-
-
-def pass_on(text: str) -> None:
-  """Writes as it is what a command wrote."""
-  _STREAM.write(text)
-  _STREAM.flush()
 
 
 class Lines:
@@ -118,7 +102,8 @@ class Lines:
     self._postfix = text
 
   def refresh(self) -> None:
-    """Does nothing: a line comes in its time."""
+    """A line, where the last one is old enough."""
+    self.update(0)
 
   def close(self) -> None:
     """Says the last line, once."""

@@ -149,3 +149,42 @@ FIGURE_6A = (
 
 # Figure 7: per cent of the heads in the highest quarter of Max, by gamma; at 0.15 and below.
 FIGURE_7 = {0.15: 0.7, 0.20: 2.08, 0.25: 3.47, 0.30: 6.25}
+
+# Per cent of the heads in each quarter of Max, as the values of Figure 3 give them; Figure 2a draws the same.
+FIGURE_3_SHARES = {"ln_gelu": (4.2, 13.9, 73.6, 8.3), "ln_relu": (5.6, 16.7, 74.3, 3.5), "sm": (32.6, 9.7, 12.5, 45.1)}
+
+
+def find(family: str, setting: str, architecture: str, targets: str = "ffn", gamma: float = 0.2) -> dict | None:
+  """What was printed of an architecture at a setting, ready for JSON; None where nothing was.
+
+  Args:
+    targets: of wnorm and snorm, what is normalised.
+    gamma: of ereg.
+
+  Returns:
+    perplexity (None where none was printed, or it was NaN), diverged (whether it was), head_shares (four fractions, or
+    None), top_share (of the heads in the highest quarter, or None), gigabytes and minutes of a private inference.
+  """
+  rows = [r for r in ROWS if (r.family, r.architecture) == (family, architecture) and setting in r.perplexities]
+  perplexity, top, shares = None, None, None
+  if (family, setting) == ("codeparrot", "T128"):
+    perplexity = TABLE_5[architecture].get(targets) if architecture in TABLE_5 else TABLE_2.get(architecture)
+    perplexity = TABLE_6.get(architecture) if perplexity is None else perplexity
+    shares = FIGURE_3_SHARES.get(architecture)
+    top = shares[3] if shares else FIGURE_2A_TOP.get(architecture)
+    if architecture == "ereg":
+      top = FIGURE_7[0.15] if gamma <= 0.15 else FIGURE_7.get(gamma)
+  elif rows:
+    perplexity = rows[0].perplexities[setting]
+  if architecture == "ereg" and gamma != 0.2:  # Figure 7 alone shows others
+    perplexity, rows = None, []
+  diverged = perplexity is not None and perplexity != perplexity
+  found = {
+    "perplexity": None if diverged else perplexity,
+    "diverged": diverged,
+    "head_shares": [round(share / 100, 3) for share in shares] if shares else None,
+    "top_share": None if top is None else round(top / 100, 4),
+    "gigabytes": rows[0].gigabytes if rows else None,
+    "minutes": rows[0].minutes if rows else None,
+  }
+  return found if any(value not in (None, False) for value in found.values()) else None

@@ -48,8 +48,8 @@ STUDIES = f"""
 import pathlib, sys
 from entropy_attn.study import runs
 for file in sys.argv[1:]:
-  for run in runs.load_study(pathlib.Path(file)):
-    runs.load_config(run)
+  for job in runs.jobs(runs.load_study(file)):
+    runs.load_config(job, pathlib.Path("x"))
 print([name for name in {SLOW} if name in sys.modules])
 """
 LONELY = """

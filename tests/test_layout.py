@@ -59,7 +59,7 @@ ONLY = {
 NEVER = [
   ("run", ("report", "study", "private", "train", "evaluate", "reporter")),
   ("report", ("study", "private", "train", "evaluate")),
-  ("study", ("private", "train", "evaluate", "data", "model")),
+  ("study", ("private.parties", "train", "evaluate", "data", "model")),
   ("private.program", ("private.parties", "private.price", "data")),
   ("private.price", ("private.parties", "run", "data")),
   ("private", ("study", "train", "evaluate", "run.checkpoint")),

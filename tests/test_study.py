@@ -1,83 +1,166 @@
-"""Studies: their files, their table, and (slow) the real trainer under them."""
+"""Studies: their files at each scale, what they train in which order, and what is wrong in them."""
 
-import contextlib
-import json
-import os
 import pathlib
-import re
-import shutil
-import signal
+import shlex
 import subprocess
 import sys
 
-from PIL import Image
 import pytest
-from waiting import PATIENCE, until
 
 from entropy_attn import config as config_lib
+from entropy_attn import fields, published
 from entropy_attn.errors import UserError
-from entropy_attn.study import Run, execute, runs, table
+from entropy_attn.study import Run, Study, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
-STUDIES = ("compare", "architectures")
+STUDIES = ("architectures", "compare", "gamma", "table3", "table4", "table5", "table6", "table7", "table8")
+WITH_NEW_FIELDS = ()  # "open" and "free", once the fields that they name are there
+OUT = pathlib.Path("runs/x")
 
 
-def _summary(**changes):
-  values = {
-    "status": "finished",
-    "architecture": "SM+LN+G",
-    "perplexity": 39.7,
-    "bits_per_byte": 1.5,
-    "loss": 3.68,
-    "entropy_LxH": [[0.5, 1.5, 2.5, 3.5]] * 6,
-    "max_entropy": 3.87,
-    "nonfinite_rows_L": [0] * 6,
-    "divergence": None,
-    "step": 600,
-    "seconds": 250.0,
+def load(name, scale):
+  return runs.load_study(f"{ROOT}/configs/studies/{name}.py:{scale}")
+
+
+@pytest.mark.parametrize("scale", runs.SCALES)
+@pytest.mark.parametrize("name", (*STUDIES, *WITH_NEW_FIELDS))
+def test_studies_of_the_repository_load_and_their_commands_train_what_they_say(name, scale):
+  study = load(name, scale)
+  jobs = runs.jobs(study)
+  assert (study.name, study.scale) == (name, scale)
+  assert len({job.name for job in jobs}) == len(jobs) == sum(len(run.seeds) for run in study.runs)
+  for job in jobs:
+    config = runs.load_config(job, OUT)
+    assert config.train.seed == job.seed and config.train.on_nonfinite == "record"
+    typed = dict(flag.removeprefix("--config.").split("=", 1) for flag in runs.command(job, OUT)[5:])
+    parsed = {field: fields.find(field).parse(field, text) for field, text in typed.items()}
+    assert {f: config[f.split(".")[0]][f.split(".")[1]] for f in parsed} == parsed
+    assert (config.model.d_model == 768) == (scale == "paper")
+    assert (config.data.name == "python_source") == (scale != "paper")
+
+
+@pytest.mark.parametrize("name", ("open", "free"))
+def test_studies_name_each_row_once_and_compare_what_is_there(name):
+  for scale in runs.SCALES:
+    study = load(name, scale)
+    assert study.baseline in {run.name for run in study.runs}
+    assert len({repr(sorted(map(str, run.overrides.items()))) + run.config for run in study.runs}) == len(study.runs)
+
+
+@pytest.mark.parametrize("name", WITH_NEW_FIELDS)
+def test_fields_that_studies_name_are_there(name):
+  named = {field for run in load(name, "paper").runs for field in run.overrides}
+  assert named <= set(fields.FIELDS)
+
+
+def test_the_paper_is_trained_at_the_papers_settings():
+  for name, architecture in (("table3", "ereg"), ("table7", "ln_gelu"), ("table8", "scfuffn")):
+    study = load(name, "paper")
+    (job,) = (job for job in runs.jobs(study) if job.run.name == architecture)
+    setting = {"table3": "T128", "table7": "T256", "table8": "L18"}[name]
+    changed = config_lib.differences(config_lib.codeparrot(setting, architecture), runs.load_config(job, OUT))
+    assert changed == ["train.on_nonfinite: stop → record"]
+
+
+def test_rows_stand_beside_what_was_printed_of_them():
+  printed = {run.name: run.published for run in load("table3", "small").runs}
+  assert {name: of["perplexity"] for name, of in printed.items() if not of["diverged"]} == {
+    name: value for name, value in published.TABLE_2.items() if name != "sm"
   }
-  return values | changes
-
-
-def _folder(path, run, **changes):
-  path.mkdir(parents=True)
-  (path / "config.json").write_text(runs.load_config(run).to_json())
-  (path / "summary.json").write_text(json.dumps(_summary(**changes)))
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_studies_of_the_repository_load(name):
-  listed = runs.load_study(ROOT / "configs" / "studies" / f"{name}.py")
-  configs = {run.name: runs.load_config(run) for run in listed}
-  assert all(c.model.num_layers == 6 and c.data.name == "python_source" for c in configs.values())
-  architectures = [config_lib.architecture_name(c) for c in configs.values()]
-  assert len(set(architectures)) == len(listed) == {"compare": 4, "architectures": 20}[name]
+  assert printed["sm"]["perplexity"] is None and printed["sm"]["top_share"] == 0.451
+  assert (printed["ereg"]["gigabytes"], printed["ereg"]["minutes"]) == (6.43, 4.76)
+  assert [run.published["top_share"] for run in load("gamma", "small").runs] == [
+    0.007, 0.007, 0.007, 0.0208, 0.0347, 0.0625,
+  ]  # fmt: skip
+  assert [run.published["perplexity"] for run in load("table5", "smoke").runs] == [
+    *published.TABLE_5["wnorm"].values(),
+    *published.TABLE_5["snorm"].values(),
+  ]
+  assert {run.name: run.published["perplexity"] for run in load("table4", "small").runs}["ereg_4.8B"] == 26.55
+  assert all(run.published is None for run in load("open", "small").runs if run.name not in ("ereg", "neither"))
 
 
 def test_comparison_starts_from_the_quickstart():
-  listed = {run.name: run for run in runs.load_study(ROOT / "configs/studies/compare.py")}
-  architectures = {name: config_lib.architecture_name(runs.load_config(run)) for name, run in listed.items()}
+  jobs = runs.jobs(load("compare", "small"))
+  architectures = {job.run.name: config_lib.architecture_name(runs.load_config(job, OUT)) for job in jobs}
   assert architectures == {
     "ereg": "EReg(SM(t)+ScFuFFN)",
     "temperature_only": "SM(t)+ScFuFFN",
     "softmax_only": "SM+ScFuFFN",
     "baseline": "SM+LN+G",
   }
+  names = [
+    config_lib.architecture_name(runs.load_config(job, OUT)) for job in runs.jobs(load("architectures", "small"))
+  ]
+  assert len(set(names)) == 20
 
 
 def test_command_is_what_a_user_would_type():
   run = Run("a", "configs/codeparrot_ereg.py:quick", {"train.steps": 4, "model.remat": True, "eval.max_entropy": None})
-  assert runs.command(run, pathlib.Path("runs/a"))[1:] == [
+  (job,) = runs.jobs(Study([run]))
+  assert runs.command(job, OUT)[1:] == [
     "-m",
     "entropy_attn.main",
     "--config=configs/codeparrot_ereg.py:quick",
-    "--workdir=runs/a",
+    "--workdir=runs/x/a/seed0",
     "--config.train.steps=4",
     "--config.model.remat=true",
     "--config.eval.max_entropy=none",
+    "--config.train.seed=0",
   ]
-  config = runs.load_config(run)
+  config = runs.load_config(job, OUT)
   assert (config.train.steps, config.model.remat, config.eval.max_entropy) == (4, True, None)
+
+
+def test_first_seeds_come_first_and_who_names_another_after_it():
+  quick = "configs/quickstart.py"
+  student = Run("student", quick, {"data.path": "{folder:teacher}"}, (0, 1, 2))
+  jobs = runs.jobs(Study([student, Run("teacher", quick, {}, (0, 1))]))
+  assert [job.name for job in jobs] == [
+    "teacher/seed0", "student/seed0", "teacher/seed1", "student/seed1", "student/seed2",
+  ]  # fmt: skip
+  paths = [flag for job in jobs for flag in runs.command(job, OUT) if flag.startswith("--config.data.path")]
+  assert paths == [f"--config.data.path=runs/x/teacher/seed{seed}" for seed in (0, 1, 0)]
+  assert [job.name for job in runs.chosen(jobs, ["student"])] == [job.name for job in jobs]
+  assert [job.name for job in runs.chosen(jobs, ["teacher"])] == ["teacher/seed0", "teacher/seed1"]
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ([{"data.path": "{folder:b}"}, {"data.path": "{folder:a}"}], "waits for itself: a → b → a"),
+    ([{"data.path": "{folder:a}"}, {}], "waits for itself: a → a"),
+    ([{"data.path": "{folder:teacher}"}, {}], r"the run of {folder:…}='teacher' is not one of a, b"),
+  ],
+)
+def test_runs_that_wait_for_what_never_comes_are_named(overrides, message):
+  with pytest.raises(UserError, match=message):
+    runs.jobs(Study([Run(name, "x", of) for name, of in zip("ab", overrides, strict=True)]))
+
+
+def test_the_number_of_seeds_may_be_another():
+  study = Study([Run("a", "x", {}, (3,)), Run("b", "x", {}, (0, 1, 2))])
+  assert [run.seeds for run in runs.with_seeds(study, 3).runs] == [(3, 0, 1), (0, 1, 2)]
+  assert [run.seeds for run in runs.with_seeds(study, 1).runs] == [(3,), (0,)]
+
+
+def test_overrides_of_the_command_line_hold_for_all_runs():
+  study = runs.with_overrides(Study([Run("a", "x", {"train.steps": 1}), Run("b", "x")]), ["train.steps=7"])
+  assert [run.overrides for run in study.runs] == [{"train.steps": 7}] * 2
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("train.step=7", "train has no field 'step' .*'steps'"),
+    ("train.steps=many", "train.steps='many' must be an integer"),
+    ("train.steps", "has not the form group.field=value"),
+    ("train.seed=1", "use --seeds=N"),
+  ],
+)
+def test_mistakes_in_an_override_are_named(text, message):
+  with pytest.raises(UserError, match=message):
+    runs.with_overrides(Study([Run("a", "x")]), [text])
 
 
 @pytest.mark.parametrize(
@@ -95,203 +178,50 @@ def test_command_is_what_a_user_would_type():
   ],
 )
 def test_mistakes_in_a_run_are_named(run, message):
+  (job,) = runs.jobs(Study([run]))
   with pytest.raises(UserError, match=message):
-    runs.load_config(run)
+    runs.load_config(job, OUT)
 
 
 @pytest.mark.parametrize(
   ("body", "message"),
   [
-    ("[]", "no runs"),
-    ("None", r"get_study\(\) must return a list of Run"),
-    ("['a']", r"get_study\(\) must return a list of Run"),
+    ("Study([])", "no runs"),
+    ("None", r"get_study\(\) must return a Study of Runs"),
+    ("[Run('a', 'x')]", r"get_study\(\) must return a Study of Runs"),
+    ("Study(['a'])", r"get_study\(\) must return a Study of Runs"),
     ("1 / 0", "study.py:3: ZeroDivisionError: division by zero"),
-    ("[Run('a', 'x'), Run('a', 'y')]", "two runs are named 'a'"),
-    ("[Run('../a', 'x')]", "not fit for a folder"),
+    ("Study([Run('a', 'x'), Run('a', 'y')])", "two runs are named 'a'"),
+    ("Study([Run('../a', 'x')])", "not fit for a folder"),
+    ("Study([Run('a', 'x', {}, ())])", "seeds=.* must be different integers"),
+    ("Study([Run('a', 'x', {}, (1, 1))])", "seeds=.* must be different integers"),
+    ("Study([Run('a', 'x', {'train.seed': 1})])", "overrides train.seed: give its seeds"),
+    ("Study([Run('ereg', 'x')], baseline='erg')", "baseline='erg' is not one of ereg .*'ereg'"),
+    ("Study([Run('ereg', 'x')], pairs=[('ereg', 'sm')])", "pairs='sm' is not one of ereg"),
   ],
 )
 def test_mistakes_in_a_study_are_named(tmp_path, body, message):
   file = tmp_path / "study.py"
-  file.write_text(f"from entropy_attn.study import Run\ndef get_study():\n  return {body}\n")
+  file.write_text(f"from entropy_attn.study import Run, Study\ndef get_study(scale):\n  return {body}\n")
   with pytest.raises(UserError, match=message):
-    runs.load_study(file)
+    runs.load_study(str(file))
 
 
-def test_table_uses_one_max_for_all_runs(tmp_path):
-  listed = [Run("short", "configs/codeparrot_ln_gelu.py:quick"), Run("long", "configs/quickstart.py")]
-  _folder(tmp_path / "short", listed[0], max_entropy=3.5)
-  _folder(tmp_path / "long", listed[1], perplexity=41.5, max_entropy=4.0)
-  result = table.collect(listed, tmp_path, {})
-  assert result["max_entropy"] == 4.0
-  assert [row["head_shares"] for row in result["runs"]] == [[0.25] * 4] * 2
-  assert [row["architecture"] for row in result["runs"]] == ["SM+LN+G", "EReg(SM(t)+ScFuFFN)"]
-  text = table.text(result)
-  assert len({len(line) for line in text.splitlines()[1:4]}) == 1  # aligned
-  assert (
-    "41.50      1.500      25 / 25 / 25 / 25 %" in text
-    and "Max = 4.00 nats for all runs." in text
-    and "4.2 min" in text
-  )
-  assert table.went_wrong(result) == []
-  assert json.loads(json.dumps(result)) == result
-
-
-def test_table_reports_what_went_wrong(tmp_path):
-  sm, strict = "configs/codeparrot_sm.py:quick", {"train.on_nonfinite": "stop"}
-  listed = [Run("recorded", sm), Run("stopped", sm, strict), Run("broken", sm), Run("waiting", sm)]
-  lost = {
-    "status": "diverged",
-    "perplexity": None,
-    "loss": None,
-    "entropy_LxH": [[None, 0.5, 0.5, 3.5]] * 6,
-    "nonfinite_rows_L": [0, 3, 0, 0, 0, 4],
-    "divergence": {"text": "step 40: not finite first in layer 5"},
-  }
-  _folder(tmp_path / "recorded", listed[0], **lost)
-  _folder(tmp_path / "stopped", listed[1], **lost)
-  result = table.collect(listed, tmp_path, {"broken": "No space | left"})
-  assert [row["status"] for row in result["runs"]] == ["diverged", "diverged", "failed", "not trained"]
-  assert result["runs"][0]["head_shares"] == [0.5, 0.0, 0.0, 0.25]
-  assert result["runs"][0]["nonfinite_rows"] == 7
-  assert table.went_wrong(result) == ["stopped", "broken"]
-  text = table.text(result)
-  assert "recorded diverged: step 40: not finite first in layer 5" in text and "broken failed: No space | left" in text
-  lines = table.markdown(result).splitlines()
-  assert {line.count("|") for line in lines if line.startswith("|")} == {10}
-
-
-def test_execute_passes_output_on_and_keeps_the_end_of_it(capfd):
-  code = "import sys; print('out', flush=True); sys.stderr.write('1%\\r2%\\rerror: no disk\\nbye\\n'); sys.exit(3)"
-  status, errors = execute.execute([sys.executable, "-c", code])
-  assert status == 3 and errors.endswith("error: no disk\nbye\n")
-  shown = capfd.readouterr()
-  assert shown.out == "out\n" and shown.err == errors
-
-
-def test_interrupting_a_command_that_ignores_it_twice_kills_it(tmp_path):
-  started, asked = tmp_path / "started", tmp_path / "asked"
-  stubborn = f"""
-import os, pathlib, signal, time
-signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(asked)!r}).write_text("to end"))
-pathlib.Path({str(started)!r}).write_text(str(os.getpid()))
-while True:
-  time.sleep(600)
-"""
-  code = f"import sys; from entropy_attn.study import execute; execute.execute([sys.executable, '-c', {stubborn!r}])"
-  process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-  until(lambda: started.exists() and started.read_text())
-  process.send_signal(signal.SIGINT)
-  until(asked.exists)
-  process.send_signal(signal.SIGINT)
-  assert process.wait(execute.GRACE / 2) != 0  # killed for the second one, before its time to save is over
-  with pytest.raises(ProcessLookupError):
-    os.kill(int(started.read_text()), 0)
-
-
-@pytest.fixture
-def tiny(tmp_path):
-  """Writes a study of the given runs, each a tiny model on this package's own sources, and returns its command."""
-  text = tmp_path / "text"
-  text.mkdir()
-  for path in (ROOT / "entropy_attn").rglob("*.py"):
-    shutil.copy(path, text / f"{'_'.join(path.relative_to(ROOT).parts)}.txt")
-  overrides = {
-    "model.num_layers": 2,
-    "model.num_heads": 2,
-    "model.d_model": 16,
-    "model.context_length": 16,
-    "model.vocab_size": 300,
-    "train.steps": 4,
-    "train.batch_size": 4,
-    "train.log_every": 1,
-    "eval.every": 0,
-    "eval.batches": 2,
-    "eval.batch_size": 4,
-    "data.name": "text_files",
-    "data.path": str(text),
-    "data.data_dir": str(tmp_path / "data"),
-    "data.valid_fraction": 0.3,
-  }
-
-  def write(**listed):
-    lines = [f"Run({name!r}, {file!r}, {overrides | changes!r})" for name, (file, changes) in listed.items()]
-    path = tmp_path / "study.py"
-    path.write_text(f"from entropy_attn.study import Run\n\n\ndef get_study():\n  return [{', '.join(lines)}]\n")
-    return [sys.executable, "-m", "entropy_attn.study", f"--study={path}", f"--workdir={tmp_path / 'out'}"]
-
-  return write
-
-
-def _environment():
-  """This process's, without the simulated devices that other tests ask XLA for."""
-  return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-
-
-def _call(command, *more):
-  options = {"cwd": ROOT, "env": _environment(), "capture_output": True, "text": True}
-  return subprocess.run([*command, *more], check=False, **options)
-
-
-@pytest.mark.slow
-def test_a_failing_run_does_not_end_the_study_and_finished_ones_are_not_repeated(tiny, tmp_path):
-  out = tmp_path / "out"
-  listed = {
-    "broken": ("configs/quickstart.py", {"data.path": str(tmp_path / "absent")}),
-    "ereg": ("configs/quickstart.py", {}),
-    "baseline": ("configs/codeparrot_ln_gelu.py:quick", {}),
-  }
-  first = _call(tiny(**listed), "--only=broken,ereg", f"--json={tmp_path / 'copy.json'}")
-  assert first.returncode == 1, first.stderr
-  rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["runs"]}
-  assert {name: row["status"] for name, row in rows.items()} == {
-    "broken": "failed", "ereg": "finished", "baseline": "not trained",
-  }  # fmt: skip
-  assert "absent" in rows["broken"]["reason"]
-  assert (tmp_path / "copy.json").read_text() == (out / "table.json").read_text()
-
-  del listed["broken"]
-  trained = (out / "ereg" / "summary.json").stat().st_mtime_ns
-  second = _call(tiny(**listed))
-  assert second.returncode == 0, second.stderr
-  assert (out / "ereg" / "summary.json").stat().st_mtime_ns == trained
-  assert "[1/2] ereg: finished before" in second.stdout
-  assert all(f"{name} " in second.stdout for name in listed)
-  assert re.search(r"^\| baseline +\| SM\+LN\+G +\|", (out / "table.md").read_text(), re.MULTILINE)
-  with Image.open(out / "comparison.png") as image:
-    assert image.width > 1000
-
-  listed["ereg"] = ("configs/quickstart.py", {"train.steps": 5})
-  third = _call(tiny(**listed))
-  assert third.returncode == 2 and "train.steps: 4 → 5" in third.stderr and third.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_an_interrupted_study_stops_its_run_and_resumes_it(tiny, tmp_path):
-  command = tiny(ereg=("configs/quickstart.py", {"train.steps": 3000, "train.checkpoint_every": 3000}))
-  log, metrics = tmp_path / "stderr", tmp_path / "out" / "ereg" / "metrics.jsonl"
-  with log.open("w") as stderr:
-    process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=stderr)
-  try:
-    until(lambda: metrics.exists() and metrics.read_text().count("\n") > 20)
-  finally:
-    process.send_signal(signal.SIGINT)
-    process.wait(PATIENCE)
-  errors = log.read_text()
-  assert process.returncode == 130
-  assert errors.endswith("interrupted: the same command goes on from here\n")
-  assert not [line for line in _command_lines() if f"--workdir={tmp_path}" in line]
-  done = metrics.read_text().count("\n")
-  assert done < 3000
-
-  result = _call(command)
-  assert result.returncode == 0, result.stderr
-  assert "resumed from step" in result.stdout + result.stderr
-  steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
-  assert steps == list(range(1, 3001))
-
-
-def _command_lines():
-  """The command line of every process."""
-  for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-    with contextlib.suppress(OSError):  # it ended meanwhile
-      yield path.read_text()
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--study=configs/studies/tabel3.py"], "did you mean configs/studies/table3.py"),
+    (["--study=tabel3"], "did you mean 'configs/studies/table3.py'"),
+    (["--study=configs/studies/table3.py:smal"], "'smal' is not one of smoke, small, paper (did you mean 'small'?)"),
+    (["--study=configs/studies/table3.py", "--only=erg"], "--only='erg' is not one of"),
+    (["--study=configs/studies/table3.py", "--override=train.step=3"], "train has no field 'step'"),
+    (["--study=configs/studies/table3.py", "--seeds=0"], "--seeds=0 must be"),
+    (["--study=configs/studies/table3.py", "--jobs=0"], "--jobs=0 must be"),
+  ],
+)
+def test_bad_input_is_one_line(tmp_path, flags, message):
+  typed = [sys.executable, "-m", "entropy_attn.study", f"--workdir={tmp_path / 'out'}", *flags]
+  done = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 2 and done.stderr.count("\n") == 1, shlex.join(typed) + done.stderr
+  assert message in done.stderr
+  assert not (tmp_path / "out").exists()

@@ -1,6 +1,9 @@
-"""Tables, in one place and in each form: as text for a terminal, as Markdown; and the numbers in them as words."""
+"""Tables, in one place and each form: for a terminal, in Markdown, LaTeX and CSV; and the numbers in them as words."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import csv as csv_lib
+import io
+import re
 
 import numpy as np
 import tabulate
@@ -8,6 +11,13 @@ import tabulate
 tabulate.MIN_PADDING = 0  # a column is as wide as what it holds
 
 NONE = "–"  # where there is no number
+# What LaTeX has no letter for in its usual fonts, after tabulate has escaped its own special characters.
+_LATEX = {
+  "–": "--", "—": "---", "…": r"\dots{}", "·": r"$\cdot$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "−": "$-$",
+  "≤": r"$\le$", "≥": r"$\ge$", "λ": r"$\lambda$", "γ": r"$\gamma$", "θ": r"$\theta$", "σ": r"$\sigma$",
+  "α": r"$\alpha$", "β": r"$\beta$",
+}  # fmt: skip
+_POWER = re.compile(r"R\\\^\{\}\\\{(\d+)×(\d+)\\\}")  # R^{128×768}, as tabulate escapes it
 
 
 def text(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,), total: bool = False) -> str:
@@ -29,6 +39,23 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequen
   return _tabulate(escaped[0], escaped[1:], left, "pipe")
 
 
+def latex(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+  """Rows under their head as a LaTeX tabular of the package booktabs, in ASCII; the arguments are those of `text`."""
+  return _ascii(_POWER.sub(r"$\\mathbf{R}^{\1 \\times \2}$", _tabulate(head, rows, left, "latex_booktabs")))
+
+
+def latex_comment(line: str) -> str:
+  """A line that LaTeX passes over."""
+  return f"% {_ascii(line)}"
+
+
+def csv(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+  """Rows under their head as CSV (RFC 4180); what is None is empty."""
+  out = io.StringIO()
+  csv_lib.writer(out, lineterminator="\n").writerows([head, *rows])
+  return out.getvalue()
+
+
 def pairs(rows: Iterable[tuple[str, str]]) -> str:
   """Names and what they stand for, one pair a line."""
   return tabulate.tabulate(list(rows), tablefmt="plain", disable_numparse=True)
@@ -47,7 +74,7 @@ def run_summary(summary: Mapping) -> str:
   rows += [
     ("steps", f"{summary['step']:,}"),
     ("parameters", f"{summary['parameters']:,} + {summary['threshold_parameters']:,} thresholds"),
-    ("FLOPs a sequence", f"FFN {_large(summary['ffn_flops'])}, attention {_large(summary['attention_flops'])}"),
+    ("FLOPs a sequence", f"FFN {large(summary['ffn_flops'])}, attention {large(summary['attention_flops'])}"),
     ("nonlinear ops", "  ".join(op["notation"] for op in summary["nonlinear_ops"] if op["published"])),
   ]
   if summary.get("head_shares") is not None:
@@ -74,12 +101,20 @@ def duration(seconds: float) -> str:
   return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _ascii(words: str) -> str:
+  """With LaTeX's commands for letters that have some, and a question mark for others: none stops the compiler."""
+  for letter, command in _LATEX.items():
+    words = words.replace(letter, command)
+  return words.encode("ascii", "replace").decode()
+
+
 def _tabulate(head, rows, left, form: str) -> str:
   sides = ["left" if i in left else "right" for i in range(len(head))]
   return tabulate.tabulate(rows, headers=list(head), tablefmt=form, colalign=sides, disable_numparse=True)
 
 
-def _large(count: float) -> str:
+def large(count: float) -> str:
+  """'14.5B' or '1.8M'."""
   return f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.1f}M"
 
 

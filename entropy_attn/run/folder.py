@@ -46,12 +46,20 @@ _FREE_IN_EVALUATION = (
 )  # fmt: skip
 
 
+class Damaged(UserError):
+  """A file of the folder that cannot be read as what it is to be."""
+
+
+class Busy(UserError):
+  """Another process works in the folder."""
+
+
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path) -> Iterator[None]:
   """Makes a run's folder and holds its lock meanwhile, once for all processes.
 
   Raises:
-    UserError: where it cannot be made, another process works in it, or the processes do not see one folder.
+    UserError: where it cannot be made, another process works in it (Busy), or the processes do not see one folder.
   """
   lock = locks.Lock(workdir / ".lock")
 
@@ -61,7 +69,7 @@ def opened(workdir: pathlib.Path) -> Iterator[None]:
       owned.mark(workdir)
       lock.acquire()
     except locks.Held as held:
-      raise UserError(f"{workdir} is in use by {held}: wait for it, stop it, or choose another --workdir") from None
+      raise Busy(f"{workdir} is in use by {held}: wait for it, stop it, or choose another --workdir") from None
     except OSError as error:
       raise UserError(f"--workdir={workdir} cannot be made or written: {error.strerror}") from error
 
@@ -180,6 +188,14 @@ def describe() -> dict:
   }
 
 
+def commit_of(workdir: pathlib.Path) -> str | None:
+  """The commit, as `git_commit` writes it, of the last start in a run's folder; None where it is not known."""
+  try:
+    return (files.read_json(workdir / _ENVIRONMENT) or {}).get("git_commit")
+  except (OSError, ValueError):  # damaged: nothing is computed from it
+    return None
+
+
 def git_commit() -> str | None:
   """The commit of this code, with '+changes' where files differ from it; None outside a git checkout."""
   root = pathlib.Path(__file__).parent
@@ -221,8 +237,8 @@ def _found_config(workdir: pathlib.Path) -> ConfigDict | None:
   """The config in a folder, with the fields added since; None in one that holds no run."""
   try:
     saved = files.read_json(workdir / _CONFIG)
-  except ValueError as error:
-    raise UserError(f"{workdir / _CONFIG} is not a run's config: {error}") from error
+    return None if saved is None else config_lib.completed(ConfigDict(saved))
+  except (ValueError, TypeError) as error:
+    raise Damaged(f"{workdir / _CONFIG} is not a run's config: {error}") from error
   except OSError as error:
-    raise UserError(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error
-  return None if saved is None else config_lib.completed(ConfigDict(saved))
+    raise Damaged(f"{workdir / _CONFIG} cannot be read: {error.strerror}") from error

@@ -1,5 +1,5 @@
-"""Many runs → one table and one figure: what is trained (`runs`), how (`execute`), and what came out (`table`)."""
+"""Many runs → one table and its figures: what is trained (`runs`), how (`execute`), and what came out (`table`)."""
 
-from entropy_attn.study.runs import Run
+from entropy_attn.study.runs import Run, Study
 
-__all__ = ["Run"]
+__all__ = ["Run", "Study"]
