@@ -5,7 +5,9 @@ import math
 
 from matplotlib import colors
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.textpath import text_to_path
 import numpy as np
 
 from entropy_attn.report import style
@@ -33,6 +35,18 @@ def ink(background) -> str:
   linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
   luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
   return "white" if luminance < 0.183 else "black"
+
+
+def fitted(text: str, width: float, size: float, least: float = 5.0, bold: bool = False) -> tuple[str, float]:
+  """A line of text that is at most `width` inches: set smaller where it must be, then cut short; and its font size."""
+  font = FontProperties(weight="bold" if bold else "normal", size=100)
+  measured = lambda line: text_to_path.get_text_width_height_descent(line, font, False)[0] / 7200  # inches a point
+  size = min(size, max(least, width / max(measured(text), 1e-9)))
+  if measured(text) * size <= 1.001 * width:
+    return text, size
+  while len(text) > 1 and measured(text + "…") * size > width:
+    text = text[:-1]
+  return text + "…", size
 
 
 def heatmap(

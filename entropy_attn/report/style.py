@@ -2,9 +2,9 @@
 
 import matplotlib
 
-INK, MUTED, GRID = "#1f2933", "#5f6b7a", "#d9dee4"
+INK, MUTED, GRID, STRIP = "#1f2933", "#5f6b7a", "#d9dee4", "#f4f5f6"
 DPI = 160
-PRINT_DPI = 300  # of figures for a paper
+PRINT_DPI, PRINT_WIDTH = 300, 7.2  # of figures for a paper: dots an inch, and inches: both columns of a page
 CMAP = matplotlib.colormaps["cividis"]  # of entropies, as published, over 0 … Max
 BIN_COLORS = tuple(CMAP((k + 0.5) / 4) for k in range(4))  # each head bin in the colour of its middle
 NONFINITE = {"facecolor": "#d4d4d4", "edgecolor": "#8a8a8a", "hatch": "////", "linewidth": 0.0}
