@@ -49,6 +49,26 @@ def fitted(text: str, width: float, size: float, least: float = 5.0, bold: bool 
   return text + "…", size
 
 
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+  """Places as near as may be to the wanted ones, in their order, at least `gap` apart and within low … high.
+
+  Neighbours that would touch form a group about the mean of what they want. They must fit: (n−1) gap ≤ high − low.
+  """
+  groups: list[list[int]] = []
+  middle = lambda group: np.clip(np.mean([wanted[i] for i in group]), low + _half(group), high - _half(group))
+  _half = lambda group: gap * (len(group) - 1) / 2
+  for i in sorted(range(len(wanted)), key=lambda i: wanted[i]):
+    groups.append([i])
+    while len(groups) > 1 and middle(groups[-1]) - middle(groups[-2]) < _half(groups[-1]) + _half(groups[-2]) + gap:
+      last = groups.pop()
+      groups[-1] += last
+  places = [0.0] * len(wanted)
+  for group in groups:
+    for k, i in enumerate(group):
+      places[i] = float(middle(group) - _half(group) + k * gap)
+  return places
+
+
 def heatmap(
   axes: Axes, values: np.ndarray, scale: tuple[float, float], fontsize: float | None = None, labels: float = 8
 ) -> None:
@@ -152,4 +172,5 @@ def entropy_ticks(bar, max_entropy: float) -> None:
 def plain_bar(bar) -> None:
   """A colour bar without frame and tick marks."""
   bar.outline.set_visible(False)
+  bar.solids.set(rasterized=False, edgecolor="face")  # a colour bar of many colours would be pixels in a PDF
   bar.ax.tick_params(length=0, labelsize=8, labelcolor=style.INK)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from entropy_attn.report import draw, style
-from entropy_attn.report.paper_page import TEXT, page, panel_title, panels, run_legend, run_lines
+from entropy_attn.report.paper_page import SMALL, TEXT, page, panel_titles, panels, run_legend, run_lines
 from entropy_attn.report.paper_runs import Course, PaperRun
 
 _CROSS = {"marker": "x", "markersize": 7, "markeredgewidth": 1.8, "linestyle": "none"}
@@ -22,35 +22,45 @@ def figure2b(runs: Sequence[PaperRun]) -> Figure:
 
   A run that diverged is followed by its training loss, thin, to the cross where it broke down.
   """
-  printed = [run for run in runs if run.published_loss is not None]
-  figure = page(3.1 + 0.14 * math.ceil(len(runs) / 3))
-  axes, beside = figure.subplots(1, 2, width_ratios=(3.4, 1)) if printed else (figure.subplots(), None)
-  for run in runs:
-    _loss(axes, run)
+  printed = list(
+    {
+      (run.row["architecture"], str(run.published_loss)): run for run in runs[::-1] if run.published_loss is not None
+    }.values()
+  )[::-1]
+  body = max(2.4, 0.14 * len(printed))  # inches
+  figure = page(body + 0.6 + 0.14 * math.ceil(len(runs) / 3))
+  axes, beside = figure.subplots(1, 2, width_ratios=(1.9, 1)) if printed else (figure.subplots(), None)
+  ends = [end for run in runs for end in _loss(axes, run)]
+  if ends:  # the first steps of training, which only those show that diverged, would take up most of the axes
+    axes.set_ylim(min(ends) - 0.06 * (max(ends) - min(ends)) - 0.01, max(ends) + 0.06 * (max(ends) - min(ends)) + 0.01)
   axes.set_xlabel("training step", fontsize=TEXT, color=style.INK)
   axes.set_ylabel("evaluation loss (nats a token)", fontsize=TEXT, color=style.INK)
   draw.tidy(axes, "y", 7)
   if beside:
-    _published_losses(beside, printed)
+    _published_losses(beside, printed, body)
   run_legend(figure, axes)
   return figure
 
 
-def _loss(axes: Axes, run: PaperRun) -> None:
+def _loss(axes: Axes, run: PaperRun) -> list[float]:
+  """Draws a run; returns the losses that must be in sight."""
   color = run.look["color"]
   label = f"{run.label}, diverged" if run.diverged else run.label
   steps, mean, low, high = _over_seeds([course.evaluated for course in run.courses])
   finite = np.isfinite(mean)
   if len(run.courses) > 1:
     axes.fill_between(steps, low, high, where=finite, color=color, alpha=0.2, linewidth=0)
-  look = run.look | {"markersize": 4, "markevery": max(1, len(steps) // 12)}
-  axes.plot(steps, mean, linewidth=1.5, label=label, **look)
+  look = run.look | {"markersize": 3.5, "markevery": max(1, len(steps) // 12)}
+  axes.plot(steps, mean, linewidth=1.2, label=label, **look)
+  ends = [*low[finite], *high[finite]]
   for course in run.courses:
     if course.broke:
       steps, losses = course.trained
       axes.plot(steps, losses, color=color, linewidth=0.7, linestyle=run.look["linestyle"])
       last = np.flatnonzero(np.isfinite(losses))[-1:]
       axes.plot(steps[last], losses[last], color=color, **_CROSS)
+      ends += list(losses[last])
+  return ends
 
 
 def _over_seeds(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
@@ -66,27 +76,32 @@ def _over_seeds(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.nda
   return steps, *(np.where(count, each, np.nan) for each in (mean, low, high))
 
 
-def _published_losses(axes: Axes, runs: Sequence[PaperRun]) -> None:
-  """One mark a run, at the logarithm of the perplexity that was printed; a cross where that was NaN."""
+def _published_losses(axes: Axes, runs: Sequence[PaperRun], height: float) -> None:
+  """One mark a run, at the logarithm of the perplexity that was printed, a cross where that was NaN; named beside.
+
+  Args:
+    height: of the axes, about, in inches: names stand at least a line apart.
+  """
   losses = [run.published_loss for run in runs]
   finite = [loss for loss in losses if math.isfinite(loss)]
-  top = max(finite, default=1.0) * 1.06
-  for x, (run, loss) in enumerate(zip(runs, losses, strict=True)):
+  low, high = min(finite, default=0.9), max(finite, default=1.0)
+  margin = 0.12 * (high - low) or 0.1 * high
+  low, high = low - margin, high + (2 if len(finite) < len(losses) else 1) * margin
+  own = [loss if math.isfinite(loss) else high - 0.5 * margin for loss in losses]
+  line = (high - low) * min(0.14 / height, 0.96 / max(len(runs) - 1, 1))
+  for run, loss, at, to in zip(runs, losses, own, draw.spread(own, line, low, high), strict=True):
     color = run.look["color"]
-    if math.isfinite(loss):
-      axes.plot(x, loss, **style.PUBLISHED | {"color": color})
-    else:
-      axes.plot(x, top, color=color, **_CROSS)
-      axes.annotate(
-        "NaN", (x, top), xytext=(0, 6), textcoords="offset points", fontsize=6.5, ha="center", color=style.INK
-      )
-  axes.set_xticks(range(len(runs)), [draw.fitted(run.row["architecture"], 1.15, 7)[0] for run in runs], rotation=70,
-                  ha="right", rotation_mode="anchor")  # fmt: skip
-  axes.set_xlim(-0.7, len(runs) - 0.3)
-  axes.margins(y=0.15)
-  axes.set_title("published, at the end", fontsize=TEXT, color=style.INK, loc="left")
+    look = style.PUBLISHED | {"color": color, "linestyle": "none"} if math.isfinite(loss) else _CROSS | {"color": color}
+    axes.plot(0, at, **look)
+    axes.plot([0.1, 0.3], [at, to], color=color, linewidth=0.6)
+    value = f"PPL {math.exp(loss):.2f}" if math.isfinite(loss) else "NaN"
+    text, size = draw.fitted(f"{run.row['architecture']} · {value}", 1.5, 6.5)
+    axes.text(0.34, to, text, fontsize=size, color=style.INK, va="center_baseline")
+  axes.set(xlim=(-0.15, 2), ylim=(low, high), xticks=[])
+  axes.set_xlabel("published, at the end", fontsize=TEXT, color=style.INK)
   axes.set_ylabel("loss (log PPL)", fontsize=TEXT, color=style.INK)
-  draw.tidy(axes, "y", 7)
+  draw.tidy(axes, labels=7)
+  axes.spines["bottom"].set_visible(False)
 
 
 def figure5(runs: Sequence[PaperRun]) -> Figure:
@@ -97,7 +112,9 @@ def figure5(runs: Sequence[PaperRun]) -> Figure:
 def figure8(runs: Sequence[PaperRun]) -> Figure:
   """Mean entropy of each layer over steps, a panel for each gamma."""
   runs = sorted(runs, key=lambda run: run.row["gamma"])
-  return _layers([(run, f"γ = {run.row['gamma']:.2f}", " · ".join(run_lines(run)[::-1])) for run in runs])
+  distinct = len({run.row["gamma"] for run in runs}) == len(runs)
+  second = lambda run: run.caption if distinct else f"{run.row['name']} · {run.caption}"
+  return _layers([(run, f"γ = {run.row['gamma']:.2f}", second(run)) for run in runs])
 
 
 def _layers(shown: Sequence[tuple[PaperRun, str, str]]) -> Figure:
@@ -105,21 +122,24 @@ def _layers(shown: Sequence[tuple[PaperRun, str, str]]) -> Figure:
   figure = page(rows * (2.6 if columns == 1 else 2.1 if columns < 4 else 1.75) + 0.3)
   grid = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
   ceiling = max(run.ceiling for run, *_ in shown)
-  width = (style.PRINT_WIDTH - 1.2) / columns - 0.15
+  longest = max(course.steps[-1] for run, *_ in shown for course in run.courses)
   for i, axes in enumerate(grid.flat):
     if i >= len(shown):
       axes.set_axis_off()
       continue
-    run, first, second = shown[i]
+    run = shown[i][0]
     axes.axhline(run.ceiling, color=style.MUTED, linestyle=(0, (5, 3)), linewidth=0.8)
-    _layer_lines(axes, run.courses)
-    panel_title(axes, width, first, second)
-    axes.set_ylim(0, 1.06 * ceiling)
+    _layer_lines(axes, run.courses, longest)
+    axes.set_ylim(0, 1.16 * ceiling)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     draw.tidy(axes, "y", 7)
     axes.tick_params(axis="x", labelbottom=i + columns >= len(shown))
+  panel_titles([(axes, *lines) for axes, (_, *lines) in zip(grid.flat, shown, strict=False)], columns)
+  grid.flat[0].annotate("causal ceiling", (1, shown[0][0].ceiling), xytext=(0, 2), textcoords="offset points",
+                        xycoords=grid.flat[0].get_yaxis_transform(), ha="right", va="bottom", fontsize=SMALL,
+                        color=style.MUTED)  # fmt: skip
   figure.supxlabel("training step", fontsize=TEXT, color=style.INK)
-  figure.supylabel("mean entropy of a layer's heads (nats); dashed: causal ceiling", fontsize=TEXT, color=style.INK)
+  figure.supylabel("mean entropy of a layer's heads (nats)", fontsize=TEXT, color=style.INK)
   _layer_bar(figure, grid, {run.row["model"]["num_layers"] for run, *_ in shown})
   return figure
 
@@ -129,7 +149,8 @@ def _shade(layer: int, layers: int):
   return style.CMAP(0.88 * layer / max(layers - 1, 1))
 
 
-def _layer_lines(axes: Axes, courses: Sequence[Course]) -> None:
+def _layer_lines(axes: Axes, courses: Sequence[Course], longest: int) -> None:
+  """The layers of the first seed in the range of all; longest: the last step in any panel."""
   first = courses[0]
   entropy_SxL = first.entropy_SxLxH.mean(axis=2)
   layers = entropy_SxL.shape[1]
@@ -139,10 +160,12 @@ def _layer_lines(axes: Axes, courses: Sequence[Course]) -> None:
       curves = [(course.steps, course.entropy_SxLxH[:, layer].mean(axis=1)) for course in courses]
       steps, _, low, high = _over_seeds(curves)
       axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
-    values = entropy_SxL[:, layer]
-    draw.curve(axes, first.steps, values, color, 1.2)
-    if first.broke and np.isfinite(values[-1]):  # the loss or a gradient broke down, not this layer's entropy
-      axes.plot(first.steps[-1], values[-1], color=color, **_CROSS)
+    draw.curve(axes, first.steps, entropy_SxL[:, layer], color, 1.2)
+  if first.broke:
+    axes.axvline(first.steps[-1], color=style.INK, linewidth=0.9, linestyle="dotted")
+    right = first.steps[-1] < 0.7 * longest
+    axes.annotate("diverged", (first.steps[-1], 0), xytext=(3 if right else -3, 3), textcoords="offset points",
+                  ha="left" if right else "right", fontsize=SMALL, color=style.INK)  # fmt: skip
 
 
 def _layer_bar(figure: Figure, grid: np.ndarray, depths: set[int]) -> None:

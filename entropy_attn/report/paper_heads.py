@@ -13,7 +13,7 @@ import numpy as np
 
 from entropy_attn import published
 from entropy_attn.report import draw, style
-from entropy_attn.report.paper_page import TEXT, page, panel_title, panels, run_legend, run_lines
+from entropy_attn.report.paper_page import TEXT, page, panel_titles, panels, run_legend, run_lines
 from entropy_attn.report.paper_runs import PaperRun
 
 
@@ -40,10 +40,10 @@ def figure2a(runs: Sequence[PaperRun], max_entropy: float) -> Figure:
   bars.tick_params(length=0, labelsize=7, labelcolor=style.INK)
   bars.spines[:].set_visible(False)
   tops.set_xlim(-4, 104)
-  tops.set_xlabel("of them in 3Max/4 … Max (%)", fontsize=TEXT, color=style.INK)
+  tops.set_xlabel("heads in 3Max/4 … Max (%)", fontsize=TEXT, color=style.INK)
   draw.tidy(tops, "x", 7)
   tops.tick_params(axis="y", length=0, labelleft=False)
-  _shares_legend(figure, any(gaps), any(run.published_top is not None for run in runs))
+  _shares_legend(figure, runs, any(gaps), any(run.published_top is not None for run in runs))
   return figure
 
 
@@ -71,9 +71,10 @@ def _top_quarter(axes: Axes, run: PaperRun, y: float, max_entropy: float) -> Non
     axes.plot(run.published_top, y + (0.22 if run.published_shares else 0), linestyle="none", **style.PUBLISHED)
 
 
-def _shares_legend(figure: Figure, gap: bool, marks: bool) -> None:
+def _shares_legend(figure: Figure, runs: Sequence[PaperRun], gap: bool, marks: bool) -> None:
   entries = draw.shares_legend(gap)
-  entries.append(Line2D([], [], linestyle="none", marker="o", color=style.INK, label="ours (bars: seeds)"))
+  ours = "ours (bar: seeds)" if any(len(run.courses) > 1 for run in runs) else "ours"
+  entries.append(Line2D([], [], linestyle="none", marker="o", color=style.INK, label=ours))
   if marks:
     entries.append(Line2D([], [], linestyle="none", **style.PUBLISHED, label="published"))
   figure.legend(handles=entries, ncols=4 if len(entries) > 6 else len(entries), loc="outside upper center",
@@ -88,7 +89,7 @@ def figure3(runs: Sequence[PaperRun], max_entropy: float) -> Figure:
     entropy = np.full(shape, np.nan) if run.row["entropy_LxH"] is None else draw.array(run.row["entropy_LxH"])
     cells.append((entropy, *run_lines(run)))
     if run.row["architecture_row"] == "sm":
-      cells.append((draw.array(published.FIGURE_3F), "SM, published", "Figure 3f: 12 layers, T = 128"))
+      cells.append((draw.array(published.FIGURE_3F), "SM, published", "Figure 3f, 12 layers"))
       max_entropy = max(max_entropy, published.MAX_ENTROPY)
   figure = page(0.1 + _grid_height(len(cells)))
   grid = _heatmaps(figure, cells, (0, max_entropy))
@@ -104,7 +105,7 @@ def figure6(runs: Sequence[PaperRun]) -> Figure:
   """
   ours = [(draw.array(run.row["thresholds_LxH"]), *run_lines(run)) for run in runs]
   printed = draw.array(published.FIGURE_6A)
-  cells = [*ours, (printed, "published", "Figure 6a: 12 layers, T = 128")]
+  cells = [*ours, (printed, "published", "Figure 6a, 12 layers")]
   finite = np.concatenate([values[np.isfinite(values)] for values, *_ in cells])
   scale = math.floor(20 * finite.min()) / 20, math.ceil(20 * finite.max()) / 20
   height = _grid_height(len(cells))
@@ -112,7 +113,7 @@ def figure6(runs: Sequence[PaperRun]) -> Figure:
   above, below = figure.subfigures(2, 1, height_ratios=(height, 2.3))
   grid = _heatmaps(above, cells, scale)
   bar = above.colorbar(ScalarMappable(Normalize(*scale), style.CMAP), ax=grid, fraction=0.03, pad=0.01, aspect=34)
-  bar.set_label("threshold weight θ (parts of E_max)", fontsize=TEXT, color=style.INK)
+  bar.set_label("threshold weight θ, in parts of $E_{max}$", fontsize=TEXT, color=style.INK)
   draw.plain_bar(bar)
   mean, variance = below.subplots(1, 2)
   for axes, statistic, name in ((mean, np.mean, "mean"), (variance, np.var, "variance")):
@@ -121,7 +122,7 @@ def figure6(runs: Sequence[PaperRun]) -> Figure:
     look = style.PUBLISHED | {"markersize": 3.5}
     axes.plot(statistic(printed, axis=1), linestyle="dashed", linewidth=1, label="published", **look)
     axes.set_xlabel("layer", fontsize=TEXT, color=style.INK)
-    axes.set_ylabel(f"{name} of θ over a layer's heads", fontsize=TEXT, color=style.INK)
+    axes.set_ylabel(f"{name} of a layer's θ", fontsize=TEXT, color=style.INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     draw.tidy(axes, "y", 7)
   variance.ticklabel_format(axis="y", scilimits=(-2, 3), useMathText=True)
@@ -139,16 +140,17 @@ def _heatmaps(figure, cells: Sequence[tuple[np.ndarray, str, str]], scale: tuple
   """A panel for each (values, first line, second line); values are written into cells that are large enough."""
   rows, columns = panels(len(cells))
   grid = figure.subplots(rows, columns, squeeze=False)
-  width = (style.PRINT_WIDTH - 0.9) / columns - 0.35
+  width = (style.PRINT_WIDTH - 0.9) / columns - 0.3
   for i, axes in enumerate(grid.flat):
     if i >= len(cells):
       axes.set_axis_off()
       continue
-    values, first, second = cells[i]
+    values = cells[i][0]
     draw.heatmap(axes, values, scale, _value_size(width / values.shape[1]), labels=7)
-    panel_title(axes, width, first, second)
-    axes.set_ylabel("layer" if i % columns == 0 else "", fontsize=TEXT, color=style.INK)
-    axes.set_xlabel("head" if i + columns >= len(cells) else "", fontsize=TEXT, color=style.INK)
+    axes.set(xlabel="", ylabel="")
+  panel_titles([(axes, *lines) for axes, (_, *lines) in zip(grid.flat, cells, strict=False)], columns)
+  figure.supxlabel("head", fontsize=TEXT, color=style.INK)
+  figure.supylabel("layer", fontsize=TEXT, color=style.INK)
   return list(grid.flat)
 
 
@@ -172,13 +174,14 @@ def figure7(runs: Sequence[PaperRun], max_entropy: float) -> Figure:
   names = [draw.fitted(name, 1.3, 7)[0] + (" ×" if run.diverged else "") for name, run in zip(names, runs, strict=True)]
   tilt = {} if distinct and len(runs) <= 8 else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
   bars.set_xticks(range(len(runs)), names, **tilt)
-  bars.set(ylim=(0, 100), xlim=(-0.6, len(runs) - 0.4))
+  middle, half = (len(runs) - 1) / 2, max(len(runs), 4) / 2 + 0.1  # one bar alone is no wall
+  bars.set(ylim=(0, 100), xlim=(middle - half, middle + half))
   bars.set_xlabel("γ" + (" (×: diverged)" if any(run.diverged for run in runs) else ""), fontsize=TEXT, color=style.INK)
   bars.set_ylabel(f"share of heads (%), Max = {max_entropy:.2f} nats", fontsize=TEXT, color=style.INK)
   bars.tick_params(length=0, labelsize=7, labelcolor=style.INK)
   bars.spines[:].set_visible(False)
   _top_against_gamma(tops, runs, max_entropy)
-  _shares_legend(figure, any(gaps), True)
+  _shares_legend(figure, runs, any(gaps), True)
   return figure
 
 
@@ -197,7 +200,7 @@ def _top_against_gamma(axes: Axes, runs: Sequence[PaperRun], max_entropy: float)
   gammas, percent = zip(*published.FIGURE_7.items(), strict=True)
   axes.plot(gammas, percent, linestyle="dashed", linewidth=1, **style.PUBLISHED)
   axes.plot([0, gammas[0]], [percent[0]] * 2, color=style.INK, linestyle="dotted", linewidth=1)  # at 0.15 and below
-  axes.set_ylim(bottom=min(-1.0, -0.03 * axes.get_ylim()[1]))
+  axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
   axes.set_xlabel("γ", fontsize=TEXT, color=style.INK)
-  axes.set_ylabel("of them in 3Max/4 … Max (%)", fontsize=TEXT, color=style.INK)
+  axes.set_ylabel("heads in 3Max/4 … Max (%)", fontsize=TEXT, color=style.INK)
   draw.tidy(axes, "y", 7)

@@ -1,5 +1,6 @@
 """What the figures for a paper have in common: the page's width, grids of panels, their titles and legends."""
 
+from collections.abc import Sequence
 import math
 
 from matplotlib.axes import Axes
@@ -20,22 +21,27 @@ def page(height: float) -> Figure:
 
 def panels(count: int) -> tuple[int, int]:
   """Rows and columns of a grid for so many panels."""
-  columns = count if count <= 3 else 2 if count == 4 else 3 if count <= 9 else 4
+  columns = {1: 1, 2: 2, 4: 2, 7: 4, 8: 4}.get(count, 3 if count <= 9 else 4 if count <= 16 else 5)
   return math.ceil(count / columns), columns
 
 
-def panel_title(axes: Axes, width: float, first: str, second: str) -> None:
-  """A panel's two lines, the first in bold, neither wider than the panel (inches)."""
-  for text, size, bold, up, color in ((first, TEXT, True, 11, style.INK), (second, SMALL, False, 3, style.MUTED)):
-    text, size = draw.fitted(text, width, size, least=5, bold=bold)
+def panel_titles(titled: Sequence[tuple[Axes, str, str]], columns: int) -> None:
+  """Two lines above each panel, the first in bold; all first lines in one size, and all second: the longest fits."""
+  width = (style.PRINT_WIDTH - 1.0) / columns - 0.12  # inches, from one panel's left edge to the next
+  for line, largest, bold, up, color in ((1, TEXT, True, 11, style.INK), (2, SMALL, False, 3, style.MUTED)):
+    size = min(draw.fitted(title[line], width, largest, bold=bold)[1] for title in titled)
     weight = "bold" if bold else "normal"
-    axes.annotate(text, (0, 1), xytext=(0, up), xycoords="axes fraction", textcoords="offset points", fontsize=size,
-                  fontweight=weight, color=color, va="bottom", annotation_clip=False)  # fmt: skip
+    for title in titled:
+      text, _ = draw.fitted(title[line], width, size, bold=bold)
+      title[0].annotate(text, (0, 1), xytext=(0, up), xycoords="axes fraction", textcoords="offset points",
+                        fontsize=size, fontweight=weight, color=color, va="bottom", annotation_clip=False)  # fmt: skip
 
 
 def run_lines(run: PaperRun) -> tuple[str, str]:
-  """A panel's two lines for a run: its architecture, and its name and what it reached."""
-  return run.row["architecture"], f"{run.row['name']} · {run.caption}"
+  """A panel's two lines for a run: its architecture, or its name where several have that, and what it reached."""
+  if run.unique:
+    return run.row["architecture"], run.caption
+  return run.row["name"], f"{run.caption} · {run.row['architecture']}"
 
 
 def run_legend(figure, axes: Axes) -> None:

@@ -16,7 +16,7 @@ from entropy_attn.report.paper_runs import PaperRun
 
 # Inches. Labels stand in a column at the right, one a row, so that none can lie on another.
 _LEFT, _PANEL, _GAP, _LEADER, _LABELS = 0.62, 1.98, 0.16, 0.3, 2.05
-_ABOVE, _BELOW, _LINE = 0.34, 0.5, 0.145
+_ABOVE, _BELOW, _LINE = 0.22, 0.5, 0.145
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,15 @@ def pareto(runs: Sequence[PaperRun]) -> Figure:
   Filled marks: all of it; open: what is done with the prompt; lines: the fronts, which no model is left and below of.
   """
   blocks = [(points(runs), ("predicted, GB both ways", "predicted, seconds on a WAN"))]
-  printed = [point for run in runs if (point := _printed(run))]
+  printed = list(
+    {(point.label, point.perplexity, point.total): point for run in runs[::-1] if (point := _printed(run))}.values()
+  )[::-1]
   if printed:
     blocks.append((printed, ("published, GB both ways", "published, seconds on a WAN")))
   heights = [_height(block) for block, _ in blocks]
-  height = 0.3 + sum(above + body + _ABOVE + _BELOW for above, body in heights)
+  height = 0.15 + sum(above + body + _ABOVE + _BELOW for above, body in heights)
   figure = Figure(figsize=(style.PRINT_WIDTH, height), dpi=style.PRINT_DPI, facecolor="white")
-  top = height - 0.3
+  top = height - 0.15
   for (block, titles), (above, body) in zip(blocks, heights, strict=True):
     _block(figure, block, titles, top - _ABOVE, above, body)
     top -= above + body + _ABOVE + _BELOW
@@ -75,7 +77,7 @@ def _measured(run: PaperRun) -> _Point:
   total = online = None
   if price:
     total = price["bytes"] / 1e9, price["wan_seconds"]
-    if price.get("online_bytes") is not None:
+    if draw.is_finite(price.get("online_bytes")) and draw.is_finite(price.get("wan_online_seconds")):
       online = price["online_bytes"] / 1e9, price["wan_online_seconds"]
   perplexity = row["perplexity"] if draw.is_finite(row["perplexity"]) else None
   spread = row.get("perplexity_sd")
@@ -87,7 +89,7 @@ def _printed(run: PaperRun) -> _Point | None:
   if not all(draw.is_finite(printed.get(name)) for name in ("perplexity", "gigabytes", "minutes")):
     return None
   cost = printed["gigabytes"], 60 * printed["minutes"]
-  return _Point(run.label, printed["perplexity"], 0.0, cost, None, run.look)
+  return _Point(run.row["architecture"], printed["perplexity"], 0.0, cost, None, run.look)
 
 
 def _height(block: Sequence[_Point]) -> tuple[float, float]:
@@ -119,30 +121,10 @@ def _block(figure: Figure, block, titles: tuple[str, str], top: float, above: fl
   labels.set(xlim=(0, _LEADER + _LABELS), ylim=(0, body + above))
   labels.set_axis_off()
   own = [_fraction(point.perplexity, limits) * body for point in alive]
-  for point, at, to in zip(alive, own, spread(own, _LINE, 0.5 * _LINE, body - 0.5 * _LINE), strict=True):
+  for point, at, to in zip(alive, own, draw.spread(own, _LINE, 0.5 * _LINE, body - 0.5 * _LINE), strict=True):
     _label(labels, point, at, to, f"{point.perplexity:.2f}" if point.perplexity < 1000 else f"{point.perplexity:.3g}")
   for i, point in enumerate(broken):
     _label(labels, point, body + (i + 0.5) * _LINE, body + (i + 0.5) * _LINE, "diverged")
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-  """Places as near as may be to the wanted ones, in their order, at least `gap` apart and within low … high.
-
-  Neighbours that would touch form a group about the mean of what they want. They must fit: (n−1) gap ≤ high − low.
-  """
-  groups: list[list[int]] = []
-  middle = lambda group: np.clip(np.mean([wanted[i] for i in group]), low + _half(group), high - _half(group))
-  _half = lambda group: gap * (len(group) - 1) / 2
-  for i in sorted(range(len(wanted)), key=lambda i: wanted[i]):
-    groups.append([i])
-    while len(groups) > 1 and middle(groups[-1]) - middle(groups[-2]) < _half(groups[-1]) + _half(groups[-2]) + gap:
-      last = groups.pop()
-      groups[-1] += last
-  places = [0.0] * len(wanted)
-  for group in groups:
-    for k, i in enumerate(group):
-      places[i] = float(middle(group) - _half(group) + k * gap)
-  return places
 
 
 def front(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -180,7 +162,8 @@ def _perplexity_axis(axes: Axes, limits: tuple[float, float, bool], named: bool)
   axes.set_ylim(low, high)
   axes.set_ylabel("perplexity" if named else "", fontsize=TEXT, color=style.INK)
   draw.tidy(axes, labels=7)
-  axes.tick_params(axis="y", which="both", labelleft=named, labelsize=7)
+  axes.tick_params(which="minor", color=style.MUTED)
+  axes.tick_params(axis="y", labelleft=named)
 
 
 def _cost_axis(together: Sequence[Axes], block: Sequence[_Point], column: int) -> None:

@@ -40,15 +40,21 @@ class PaperRun:
 
   Attributes:
     row: as in table.json.
-    label: the architecture in the paper's notation, with the run's name where several have it.
+    unique: whether no other run of the study has its architecture.
     folders: of its seeds.
     number: among the study's runs; one has the same look in all figures.
   """
 
   row: Mapping
-  label: str
+  unique: bool
   folders: tuple[pathlib.Path, ...]
   number: int
+
+  @property
+  def label(self) -> str:
+    """The architecture in the paper's notation, after the run's name where several have it."""
+    architecture = self.row["architecture"]
+    return architecture if self.unique else f"{self.row['name']}, {architecture}"
 
   @property
   def look(self) -> dict:
@@ -121,7 +127,7 @@ def of_result(result: Mapping, workdir) -> list[PaperRun]:
   return [
     PaperRun(
       row,
-      row["architecture"] if names.count(row["architecture"]) == 1 else f"{row['architecture']} ({row['name']})",
+      names.count(row["architecture"]) == 1,
       tuple(pathlib.Path(workdir, folder) for folder in row["folders"]),
       number,
     )

@@ -33,6 +33,6 @@ OPERATION_COLORS = {
 # the dashes and the marks tell them apart.
 RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#1f2933", "#cc79a7", "#e69f00", "#56b4e9")
 RUN_DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)))
-RUN_MARKS = ("o", "s", "^", "v", "P", "X", "p", "h")
+RUN_MARKS = ("o", "s", "^", "v", "p", "<", "h", ">")
 PUBLISHED = {"color": INK, "marker": "D", "markerfacecolor": "white", "markeredgewidth": 1.1, "markersize": 4.5}
 LINE_COLORS = ("#2f6f9f", "#d95f02", "#1b9e77", "#7570b3")  # of models in curves
