@@ -39,14 +39,18 @@ def ink(background) -> str:
 
 def fitted(text: str, width: float, size: float, least: float = 5.0, bold: bool = False) -> tuple[str, float]:
   """A line of text that is at most `width` inches: set smaller where it must be, then cut short; and its font size."""
-  font = FontProperties(weight="bold" if bold else "normal", size=100)
-  measured = lambda line: text_to_path.get_text_width_height_descent(line, font, False)[0] / 7200  # inches a point
-  size = min(size, max(least, width / max(measured(text), 1e-9)))
-  if measured(text) * size <= 1.001 * width:
+  size = min(size, max(least, width / max(text_width(text, 1, bold), 1e-9)))
+  if text_width(text, size, bold) <= 1.001 * width:
     return text, size
-  while len(text) > 1 and measured(text + "…") * size > width:
+  while len(text) > 1 and text_width(text + "…", size, bold) > width:
     text = text[:-1]
   return text + "…", size
+
+
+def text_width(text: str, size: float, bold: bool = False) -> float:
+  """Inches of a line of text, at a font size in points."""
+  font = FontProperties(weight="bold" if bold else "normal", size=100)
+  return text_to_path.get_text_width_height_descent(text, font, False)[0] / 7200 * size
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -103,7 +107,14 @@ def heatmap(
   axes.set_ylabel("layer", fontsize=labels + 1, color=style.INK)
 
 
-def shares(axes: Axes, position: float, fractions: Sequence[float | None], width: float, upright: bool = False) -> bool:
+def shares(
+  axes: Axes,
+  position: float,
+  fractions: Sequence[float | None],
+  width: float,
+  upright: bool = False,
+  fontsize: float = 8,
+) -> bool:
   """One stacked bar of head shares, in per cent; what they lack to one is hatched.
 
   Args:
@@ -111,6 +122,7 @@ def shares(axes: Axes, position: float, fractions: Sequence[float | None], width
     fractions: of the heads in each quarter of Max.
     width: of the bar, across.
     upright: whether it stands.
+    fontsize: of the numbers in it.
 
   Returns:
     Whether some heads were not finite.
@@ -121,8 +133,8 @@ def shares(axes: Axes, position: float, fractions: Sequence[float | None], width
     if share >= 0.05:
       at = start + 50 * share
       x, y = (position, at) if upright else (at, position)
-      size = min(8, 26 * width)
-      axes.text(x, y, f"{100 * share:.0f}", ha="center", va="center_baseline", fontsize=size, color=ink(color))
+      look = {"ha": "center", "va": "center_baseline", "fontsize": fontsize, "color": ink(color)}
+      axes.text(x, y, f"{100 * share:.0f}", **look)
     start += 100 * share
   if start < 99.95:
     _bar(axes, position, 100 - start, start, width, upright, **style.NONFINITE)

@@ -30,7 +30,7 @@ def figure2a(runs: Sequence[PaperRun], max_entropy: float) -> Figure:
     shares = run.row["head_shares"] or [0.0] * 4
     gaps.append(draw.shares(bars, y - 0.18 if printed else y, shares, 0.4 if printed else 0.7))
     if printed:
-      draw.shares(bars, y + 0.22, np.divide(printed, 100), 0.3)
+      draw.shares(bars, y + 0.22, np.divide(printed, 100), 0.3, fontsize=7)
       bars.annotate("published", (100, y + 0.22), xytext=(2, 0), textcoords="offset points", fontsize=5.5, va="center",
                     color=style.MUTED, annotation_clip=False)  # fmt: skip
     _top_quarter(tops, run, y, max_entropy)
@@ -48,9 +48,9 @@ def figure2a(runs: Sequence[PaperRun], max_entropy: float) -> Figure:
 
 
 def _run_labels(axes: Axes, runs: Sequence[PaperRun]) -> None:
-  """Beside each bar, its run: no wider than a third of the page."""
+  """Beside each bar, its run: no wider than a fifth of the page."""
   axes.set_yticks(range(len(runs)), [""] * len(runs))
-  widest = 0.3 * style.PRINT_WIDTH
+  widest = 0.22 * style.PRINT_WIDTH
   labels = [draw.fitted(f"{run.label}, diverged" if run.diverged else run.label, widest, 7.5) for run in runs]
   axes.set_yticklabels([text for text, _ in labels])
   for tick, (_, size) in zip(axes.get_yticklabels(), labels, strict=True):
@@ -164,16 +164,16 @@ def figure7(runs: Sequence[PaperRun], max_entropy: float) -> Figure:
   """Head shares against gamma, and the highest quarter with its seeds beside the published percentages."""
   runs = sorted(runs, key=lambda run: run.row["gamma"])
   gammas = [run.row["gamma"] for run in runs]
-  figure = page(3.5)
+  named = len(set(gammas)) < len(gammas)  # gamma alone does not tell them apart
+  figure = page(4.6 if named else 3.5)
   bars, tops = figure.subplots(1, 2, width_ratios=(1.5, 1))
-  gaps = [draw.shares(bars, x, run.row["head_shares"] or [0.0] * 4, 0.78, upright=True) for x, run in enumerate(runs)]
-  distinct = len(set(gammas)) == len(gammas)
-  names = [
-    f"{gamma:.2f}" if distinct else f"{gamma:.2f} {run.row['name']}" for gamma, run in zip(gammas, runs, strict=True)
-  ]
-  names = [draw.fitted(name, 1.3, 7)[0] + (" ×" if run.diverged else "") for name, run in zip(names, runs, strict=True)]
-  tilt = {} if distinct and len(runs) <= 8 else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
-  bars.set_xticks(range(len(runs)), names, **tilt)
+  size = min(8, max(5, 108 / len(runs)))  # points: three digits within a bar
+  gaps = [draw.shares(bars, x, run.row["head_shares"] or [0.0] * 4, 0.78, True, size) for x, run in enumerate(runs)]
+  names = []
+  for run in runs:
+    name = f"{run.row['gamma']:.2f}" + (f" {run.row['name']}" if named else "")
+    names.append(draw.fitted(name, 1.3, 7, least=7)[0] + (" ×" if run.diverged else ""))
+  bars.set_xticks(range(len(runs)), names, rotation=90 if named or len(runs) > 10 else 0)
   middle, half = (len(runs) - 1) / 2, max(len(runs), 4) / 2 + 0.1  # one bar alone is no wall
   bars.set(ylim=(0, 100), xlim=(middle - half, middle + half))
   bars.set_xlabel("γ" + (" (×: diverged)" if any(run.diverged for run in runs) else ""), fontsize=TEXT, color=style.INK)

@@ -34,7 +34,10 @@ def panel_titles(titled: Sequence[tuple[Axes, str, str]], columns: int) -> None:
     for title in titled:
       text, _ = draw.fitted(title[line], width, size, bold=bold)
       title[0].annotate(text, (0, 1), xytext=(0, up), xycoords="axes fraction", textcoords="offset points",
-                        fontsize=size, fontweight=weight, color=color, va="bottom", annotation_clip=False)  # fmt: skip
+                        fontsize=size, fontweight=weight, color=color, va="bottom", annotation_clip=False,
+                        in_layout=False)  # fmt: skip
+  for axes, *_ in titled:  # room above: their widths must not make the panels narrower
+    axes.set_title(" \n ", fontsize=TEXT, pad=2)
 
 
 def run_lines(run: PaperRun) -> tuple[str, str]:
@@ -48,5 +51,5 @@ def run_legend(figure, axes: Axes) -> None:
   """The lines of an axes under a figure, at most three columns."""
   handles, labels = axes.get_legend_handles_labels()
   columns = min(3, len(labels))
-  fits = [draw.fitted(label, style.PRINT_WIDTH / columns - 0.6, 7)[0] for label in labels]
+  fits = [draw.fitted(label, style.PRINT_WIDTH / columns - 0.6, 7, least=7)[0] for label in labels]
   figure.legend(handles, fits, ncols=columns, loc="outside lower center", fontsize=7, frameon=False, handlelength=3)

@@ -111,12 +111,12 @@ def _block(figure: Figure, block, titles: tuple[str, str], top: float, above: fl
     left = _LEFT + column * (_PANEL + _GAP)
     axes = place(left, bottom, _PANEL, body)
     _perplexity_axis(axes, limits, named=column == 0)
-    _panel(axes, alive, column)
     axes.set_xlabel(title, fontsize=TEXT, color=style.INK)
     strip = place(left, bottom + body, _PANEL, above) if broken else None
     if strip:
       _strip(strip, broken, column, named=column == 0)
     _cost_axis([axes, strip] if strip else [axes], block, column)
+    _panel(axes, alive, column)
   labels = place(side, bottom, _LEADER + _LABELS, body + above)
   labels.set(xlim=(0, _LEADER + _LABELS), ylim=(0, body + above))
   labels.set_axis_off()
@@ -156,7 +156,7 @@ def _perplexity_axis(axes: Axes, limits: tuple[float, float, bool], named: bool)
   low, high, log = limits
   if log:
     axes.set_yscale("log")
-    _plain_log(axes.yaxis)
+    _plain_log(axes.yaxis, high / low)
   else:
     axes.yaxis.set_major_locator(MaxNLocator(6))
   axes.set_ylim(low, high)
@@ -173,15 +173,15 @@ def _cost_axis(together: Sequence[Axes], block: Sequence[_Point], column: int) -
   for axes in together:
     if low > 0 and high > 8 * low:
       axes.set_xscale("log")
-      _plain_log(axes.xaxis)
+      _plain_log(axes.xaxis, high / low)
       axes.set_xlim(low / 1.3, high * 1.3)
     else:
       axes.set_xlim(0, 1.12 * high)
 
 
-def _plain_log(axis) -> None:
-  """Ticks at 1, 2, 5 and their tens, as plain numbers."""
-  axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+def _plain_log(axis, span: float) -> None:
+  """Ticks as plain numbers: at 1, 2, 5 and their tens, or at powers of ten where the axis spans a factor of 30."""
+  axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 30 else (1.0,), numticks=6))
   axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}"))
   axis.set_minor_formatter(NullFormatter())
 
@@ -190,7 +190,7 @@ def _panel(axes: Axes, alive: Sequence[_Point], column: int) -> None:
   for which, dashes in (("total", "solid"), ("online", "dashed")):
     places = [(cost[column], point.perplexity) for point in alive if (cost := getattr(point, which))]
     if best := front(places):
-      x, y = np.transpose([(best[0][0], 1e9), *best, (1e9, best[-1][1])])  # beyond the axes at both ends
+      x, y = np.transpose([(best[0][0], axes.get_ylim()[1]), *best, (axes.get_xlim()[1], best[-1][1])])
       axes.step(x, y, where="post", color=style.MUTED, linewidth=1.2, linestyle=dashes, zorder=1.5)
   for point in alive:
     color = point.look["color"]
@@ -220,6 +220,8 @@ def _label(axes: Axes, point: _Point, at: float, to: float, value: str) -> None:
   color = point.look["color"]
   axes.plot([0, 0.06, _LEADER - 0.1, _LEADER - 0.03], [at, at, to, to], color=color, linewidth=0.6, clip_on=False)
   axes.plot(_LEADER + 0.04, to, marker=point.look["marker"], color=color, markersize=4.5)
-  price = "" if point.total else ", no price"
-  text, size = draw.fitted(f"{point.label} · {value}{price}", _LABELS - 0.16, 7, least=5)
+  value = f" · {value}" + ("" if point.total else ", no price")
+  text, size = draw.fitted(point.label + value, _LABELS - 0.16, 7, least=5)
+  if text != point.label + value:  # the name is cut, not its perplexity
+    text = draw.fitted(point.label, _LABELS - 0.16 - draw.text_width(value, size), size, least=size)[0] + value
   axes.text(_LEADER + 0.12, to, text, fontsize=size, color=style.INK, va="center_baseline")

@@ -62,7 +62,8 @@ def texts(figure):
 
   class Recording(RendererAgg):
     def draw_text(self, gc, x, y, text, prop, angle, ismath=False, mtext=None):
-      found[id(mtext)] = mtext
+      if text.strip():
+        found[id(mtext)] = mtext
 
   renderer = Recording(*figure.bbox.size.astype(int), figure.dpi)
   canvas.draw()  # the layout
