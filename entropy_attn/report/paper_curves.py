@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from entropy_attn.report import draw, style
-from entropy_attn.report.paper_page import SMALL, TEXT, page, panel_titles, panels, run_legend, run_lines
+from entropy_attn.report.paper_page import SMALL, TEXT, first_of_each, page, panel_titles, panels, run_legend, run_lines
 from entropy_attn.report.paper_runs import Course, PaperRun
 
 _CROSS = {"marker": "x", "markersize": 7, "markeredgewidth": 1.8, "linestyle": "none"}
@@ -22,17 +22,16 @@ def figure2b(runs: Sequence[PaperRun]) -> Figure:
 
   A run that diverged is followed by its training loss, thin, to the cross where it broke down.
   """
-  printed = list(
-    {
-      (run.row["architecture"], str(run.published_loss)): run for run in runs[::-1] if run.published_loss is not None
-    }.values()
-  )[::-1]
+  printed = [run for run in runs if run.published_loss is not None]
+  printed = first_of_each(printed, lambda run: (run.row["architecture"], str(run.published_loss)))
   body = max(2.4, 0.14 * len(printed))  # inches
   figure = page(body + 0.6 + 0.14 * math.ceil(len(runs) / 3))
   axes, beside = figure.subplots(1, 2, width_ratios=(1.9, 1)) if printed else (figure.subplots(), None)
   ends = [end for run in runs for end in _loss(axes, run)]
-  if ends:  # the first steps of training, which only those show that diverged, would take up most of the axes
-    axes.set_ylim(min(ends) - 0.06 * (max(ends) - min(ends)) - 0.01, max(ends) + 0.06 * (max(ends) - min(ends)) + 0.01)
+  if any(np.isfinite(course.evaluated[1]).any() for run in runs for course in run.courses):
+    # The first steps of training, which only those show that diverged, would take up most of the axes.
+    margin = 0.06 * (max(ends) - min(ends)) + 0.01
+    axes.set_ylim(min(ends) - margin, max(ends) + margin)
   axes.set_xlabel("training step", fontsize=TEXT, color=style.INK)
   axes.set_ylabel("evaluation loss (nats a token)", fontsize=TEXT, color=style.INK)
   draw.tidy(axes, "y", 7)
@@ -45,7 +44,7 @@ def figure2b(runs: Sequence[PaperRun]) -> Figure:
 def _loss(axes: Axes, run: PaperRun) -> list[float]:
   """Draws a run; returns the losses that must be in sight."""
   color = run.look["color"]
-  label = f"{run.label}, diverged" if run.diverged else run.label
+  label = f"{run.label}, diverged (thin: training)" if run.diverged else run.label
   steps, mean, low, high = _over_seeds([course.evaluated for course in run.courses])
   finite = np.isfinite(mean)
   if len(run.courses) > 1:

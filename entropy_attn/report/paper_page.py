@@ -1,6 +1,6 @@
 """What the figures for a paper have in common: the page's width, grids of panels, their titles and legends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 import math
 
 from matplotlib.axes import Axes
@@ -10,6 +10,14 @@ from entropy_attn.report import draw, style
 from entropy_attn.report.paper_runs import PaperRun
 
 SMALL, TEXT = 6.5, 8  # points
+
+
+def first_of_each(items: Iterable, key: Callable) -> list:
+  """Those whose key no earlier one has: what was published stands once, however many runs it is of."""
+  found = {}
+  for item in items:
+    found.setdefault(key(item), item)
+  return list(found.values())
 
 
 def page(height: float) -> Figure:

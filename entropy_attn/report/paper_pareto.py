@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 import numpy as np
 
 from entropy_attn.report import draw, style
-from entropy_attn.report.paper_page import TEXT
+from entropy_attn.report.paper_page import TEXT, first_of_each
 from entropy_attn.report.paper_runs import PaperRun
 
 # Inches. Labels stand in a column at the right, one a row, so that none can lie on another.
@@ -23,7 +23,8 @@ _ABOVE, _BELOW, _LINE = 0.22, 0.5, 0.145
 class _Point:
   """A model's place: costs are (GB, seconds), in all and, where known, of what is done with the prompt.
 
-  perplexity is None where training broke down; total where there is no price.
+  perplexity is None where training broke down before an evaluation, total where there is no price. What broke down
+  later, or with some seed, is marked, and is on no front.
   """
 
   label: str
@@ -32,6 +33,7 @@ class _Point:
   total: tuple[float, float] | None
   online: tuple[float, float] | None
   look: dict
+  broke: bool = False
 
 
 def points(runs: Sequence[PaperRun]) -> list[_Point]:
@@ -45,9 +47,8 @@ def pareto(runs: Sequence[PaperRun]) -> Figure:
   Filled marks: all of it; open: what is done with the prompt; lines: the fronts, which no model is left and below of.
   """
   blocks = [(points(runs), ("predicted, GB both ways", "predicted, seconds on a WAN"))]
-  printed = list(
-    {(point.label, point.perplexity, point.total): point for run in runs[::-1] if (point := _printed(run))}.values()
-  )[::-1]
+  printed = [point for run in runs if (point := _printed(run))]
+  printed = first_of_each(printed, lambda point: (point.label, point.perplexity, point.total))
   if printed:
     blocks.append((printed, ("published, GB both ways", "published, seconds on a WAN")))
   heights = [_height(block) for block, _ in blocks]
@@ -81,7 +82,8 @@ def _measured(run: PaperRun) -> _Point:
       online = price["online_bytes"] / 1e9, price["wan_online_seconds"]
   perplexity = row["perplexity"] if draw.is_finite(row["perplexity"]) else None
   spread = row.get("perplexity_sd")
-  return _Point(run.label, perplexity, spread if draw.is_finite(spread) else 0.0, total, online, run.look)
+  spread = spread if draw.is_finite(spread) else 0.0
+  return _Point(run.label, perplexity, spread, total, online, run.look, run.diverged)
 
 
 def _printed(run: PaperRun) -> _Point | None:
@@ -188,7 +190,8 @@ def _plain_log(axis, span: float) -> None:
 
 def _panel(axes: Axes, alive: Sequence[_Point], column: int) -> None:
   for which, dashes in (("total", "solid"), ("online", "dashed")):
-    places = [(cost[column], point.perplexity) for point in alive if (cost := getattr(point, which))]
+    sound = [point for point in alive if not point.broke]
+    places = [(cost[column], point.perplexity) for point in sound if (cost := getattr(point, which))]
     if best := front(places):
       x, y = np.transpose([(best[0][0], axes.get_ylim()[1]), *best, (axes.get_xlim()[1], best[-1][1])])
       axes.step(x, y, where="post", color=style.MUTED, linewidth=1.2, linestyle=dashes, zorder=1.5)
@@ -220,7 +223,8 @@ def _label(axes: Axes, point: _Point, at: float, to: float, value: str) -> None:
   color = point.look["color"]
   axes.plot([0, 0.06, _LEADER - 0.1, _LEADER - 0.03], [at, at, to, to], color=color, linewidth=0.6, clip_on=False)
   axes.plot(_LEADER + 0.04, to, marker=point.look["marker"], color=color, markersize=4.5)
-  value = f" · {value}" + ("" if point.total else ", no price")
+  notes = ", diverged" * (point.broke and point.perplexity is not None) + ", no price" * (point.total is None)
+  value = f" · {value}{notes}"
   text, size = draw.fitted(point.label + value, _LABELS - 0.16, 7, least=5)
   if text != point.label + value:  # the name is cut, not its perplexity
     text = draw.fitted(point.label, _LABELS - 0.16 - draw.text_width(value, size), size, least=size)[0] + value

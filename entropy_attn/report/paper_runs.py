@@ -81,7 +81,7 @@ class PaperRun:
       return self.row["status"]
     spread = self.row.get("perplexity_sd")
     text = f"PPL {perplexity:.2f}" + (f" ± {spread:.2f}" if draw.is_finite(spread) and spread > 0 else "")
-    return f"{text}, a seed diverged" if self.diverged else text
+    return f"{text}, diverged" if self.diverged else text  # that of evaluations before, or of other seeds
 
   @functools.cached_property
   def courses(self) -> list[Course]:
@@ -106,6 +106,8 @@ class PaperRun:
     perplexity = self.row["published"].get("perplexity")
     if draw.is_finite(perplexity):
       return math.log(perplexity)
+    if self.row["published"].get("diverged"):
+      return math.nan
     printed = published.TABLE_2.get(self.row["architecture_row"])
     return printed if printed is not None and math.isnan(printed) else None
 

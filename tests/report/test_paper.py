@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import math
 
 from made_study import study
@@ -72,6 +73,18 @@ def texts(figure):
   return [(text.get_text(), text.get_window_extent(renderer)) for text in found.values()]
 
 
+def collisions(figure):
+  """What lies on other text by a hundredth of an inch, or beyond the figure."""
+  found, wrong = texts(figure), []
+  for (text, box), (other_text, other) in itertools.combinations(found, 2):
+    shared = min(box.x1, other.x1) - max(box.x0, other.x0), min(box.y1, other.y1) - max(box.y0, other.y0)
+    if min(shared) >= 0.01 * figure.dpi:
+      wrong.append(f"{text!r} on {other_text!r}")
+  width, height = figure.bbox.size
+  outside = lambda box: box.x0 < -2 or box.y0 < -2 or box.x1 > width + 2 or box.y1 > height + 2
+  return wrong + [f"{text!r} clipped" for text, box in found if outside(box)]
+
+
 def test_every_figure_of_the_paper_is_drawn(made):
   workdir, result, figures = made()
   assert tuple(figures) == paper.NAMES
@@ -132,7 +145,6 @@ def test_one_max_holds_for_all_heatmaps(made):
   _, result, figures = made()
   scales = {cells.norm.vmax for axes in figures["figure3"].axes for cells in heatmaps(axes)}
   assert scales == {result["max_entropy"]}
-  assert len({cells.norm for axes in figures["figure6"].axes for cells in heatmaps(axes)}) >= 1
   ends = {(cells.norm.vmin, cells.norm.vmax) for axes in figures["figure6"].axes for cells in heatmaps(axes)}
   assert len(ends) == 1
 
@@ -148,15 +160,35 @@ def test_a_scale_reaches_the_published_entropies_where_ours_are_smaller(made):
 def test_no_text_lies_on_another_or_is_clipped(made, how):
   *_, figures = made(**how)
   assert "pareto" in figures
+  assert {name: collisions(figure) for name, figure in figures.items() if collisions(figure)} == {}
+  assert all(len(texts(figure)) > 5 for figure in figures.values())
+
+
+def test_long_names_are_cut_and_their_perplexities_are_not(made):
+  workdir, result, _ = made()
+  rows = copy.deepcopy(result["runs"])
+  for i, row in enumerate(rows):
+    row |= {"name": f"thresholds_learned_strengths_per_head_{i}", "architecture": "EReg(SM(t)+ScFuFFN)", "gamma": 0.2}
+  figures = paper.paper_figures(["figure2a", "figure2b", "figure7", "pareto"], result | {"runs": rows}, workdir)
   for name, figure in figures.items():
-    found = texts(figure)
-    assert len(found) > 5
-    for (a, box), (b, other) in itertools.combinations(found, 2):
-      shared = (min(box.x1, other.x1) - max(box.x0, other.x0), min(box.y1, other.y1) - max(box.y0, other.y0))
-      assert min(shared) < 3, f"{name}: {a!r} lies on {b!r} by {shared} of 300 an inch"
-    for text, box in found:
-      inside = box.x0 > -2 and box.y0 > -2 and box.x1 < figure.bbox.x1 + 2 and box.y1 < figure.bbox.y1 + 2
-      assert inside, f"{name}: {text!r} is clipped"
+    assert not collisions(figure), name
+  written = [text for text, _ in texts(figures["pareto"])]
+  reached = [row["perplexity"] for row in rows if row["perplexity"]]
+  assert all(any(text.endswith(f"… · {perplexity:.2f}") for text in written) for perplexity in reached)
+
+
+def test_runs_of_several_depths_and_nothing_but_divergence(made):
+  workdir, result, _ = made()
+  deep_dir, deep, _ = made(rows=4, shape=(12, 12))
+  rows = copy.deepcopy(result["runs"][:2]) + copy.deepcopy(deep["runs"][:3])
+  for row, place in zip(rows, [workdir] * 2 + [deep_dir] * 3, strict=True):
+    row["folders"] = [str(place / path) for path in row["folders"]]
+  figures = paper.paper_figures(paper.NAMES, result | {"runs": rows}, workdir)
+  assert tuple(figures) == paper.NAMES and not any(map(collisions, figures.values()))
+  assert {"first", "last"} <= {text for text, _ in texts(figures["figure5"])}
+  broken = [row | {"status": "diverged", "perplexity": None, "perplexity_sd": None} for row in rows]
+  figures = paper.paper_figures(paper.NAMES, result | {"runs": broken}, workdir)
+  assert tuple(figures) == paper.NAMES and not any(map(collisions, figures.values()))
 
 
 @pytest.mark.parametrize("how", [{"rows": 4}, {"rows": 20}, {"gammas": GAMMAS}])
@@ -227,6 +259,35 @@ def test_runs_without_results_are_left_out_and_those_that_diverged_early_are_not
   written = [text for text, _ in texts(figures["pareto"])]
   assert f"{rows[5]['architecture']} · {rows[5]['perplexity']:.2f}, no price" in written
   assert f"{rows[4]['architecture']} · diverged, no price" in written
+
+
+def test_a_run_that_diverged_after_an_evaluation_is_marked_and_on_no_front(made):
+  workdir, result, _ = made()
+  rows = copy.deepcopy(result["runs"][:3])
+  rows[1] |= {"perplexity": 20.0}  # the best of all
+  figures = paper.paper_figures(["figure3", "pareto"], result | {"runs": rows}, workdir)
+  assert "SM · 20.00, diverged" in [text for text, _ in texts(figures["pareto"])]
+  assert "PPL 20.00, diverged" in [text for text, _ in texts(figures["figure3"])]
+  fronts = [line for line in figures["pareto"].axes[0].lines if line.get_drawstyle() == "steps-post"]
+  assert len(fronts) == 2 and all(min(line.get_ydata()) == rows[0]["perplexity"] for line in fronts)
+
+
+def test_a_run_that_broke_down_before_its_first_evaluation_is_followed_there(made, tmp_path):
+  _, result, _ = made()
+  row = _blank(result["runs"][1], "diverged", folders=["sm/seed0"])
+  (tmp_path / "sm/seed0").mkdir(parents=True)
+  heads = np.full((6, 4), 3.0).tolist()
+  records = [
+    {"kind": "train", "step": step, "loss": loss, "grad_norm": norm, "cross_entropy": loss, "entropy_LxH": heads}
+    for step, loss, norm in ((10, 7.5, 1.0), (20, 6.5, 2.0), (23, 6.0, None))
+  ]
+  (tmp_path / "sm/seed0/metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+  figures = paper.paper_figures(["figure2b", "figure5"], result | {"runs": [row]}, tmp_path)
+  crosses = [line for line in figures["figure2b"].axes[0].lines if line.get_marker() == "x"]
+  assert [tuple(*line.get_xydata()) for line in crosses] == [(23, 6.0)]  # its gradient was not finite, its loss was
+  low, high = figures["figure2b"].axes[0].get_ylim()
+  assert low < 6.0 < high
+  assert "diverged" in [text for text, _ in texts(figures["figure5"])]
 
 
 def test_what_cannot_be_drawn_is_said(made):
