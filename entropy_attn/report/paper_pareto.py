@@ -113,6 +113,8 @@ def _block(figure: Figure, block, titles: tuple[str, str], top: float, above: fl
     left = _LEFT + column * (_PANEL + _GAP)
     axes = place(left, bottom, _PANEL, body)
     _perplexity_axis(axes, limits, named=column == 0)
+    if not alive:
+      axes.set_yticks([])  # no perplexity, no scale
     axes.set_xlabel(title, fontsize=TEXT, color=style.INK)
     strip = place(left, bottom + body, _PANEL, above) if broken else None
     if strip:
