@@ -10,7 +10,7 @@ private_profile_*     its private inferences, each a JSON and a PNG file of its 
 .lock                 held by the process that writes here
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import datetime
 import hashlib
@@ -24,6 +24,7 @@ import sys
 
 import jax
 from jax.experimental import multihost_utils
+import matplotlib
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -153,12 +154,17 @@ def check_same_model(workdir: pathlib.Path, config: ConfigDict) -> ConfigDict:
   return saved
 
 
-def write_figures(workdir: pathlib.Path, figures: Mapping) -> list[pathlib.Path]:
-  """Writes matplotlib Figures, by their names, as PNG files; returns their paths."""
-  paths = [workdir / f"{name}.png" for name in figures]
-  for path, figure in zip(paths, figures.values(), strict=True):
-    figure.savefig(files.unfinished(path), format="png")
-    files.finish(path)
+def write_figures(workdir: pathlib.Path, figures: Mapping, formats: Sequence[str] = ("png",)) -> list[pathlib.Path]:
+  """Writes matplotlib Figures, by their names, in each format (png, pdf); returns their paths.
+
+  A figure drawn again is the same file: no date is in it. A PDF holds its fonts as TrueType, which printers ask for.
+  """
+  paths = []
+  with matplotlib.rc_context({"pdf.fonttype": 42}):
+    for (name, figure), form in itertools.product(figures.items(), formats):
+      path = workdir / f"{name}.{form}"
+      figure.savefig(files.unfinished(path), format=form, metadata={"CreationDate": None} if form == "pdf" else None)
+      paths.append(files.finish(path))
   return paths
 
 

@@ -38,9 +38,9 @@ def test_heatmap_shows_each_value_in_its_cell():
   assert isinstance(figure, Figure)
   axes = figure.axes[0]
   assert _texts(axes) == [f"{value:.2f}" for value in GRID.flat]
-  image = axes.images[0]
-  assert np.array_equal(image.get_array(), GRID)
-  assert (image.norm.vmin, image.norm.vmax) == (0, 3.878) and image.cmap.name == "cividis"
+  cells = axes.collections[0]
+  assert np.array_equal(cells.get_array(), GRID)
+  assert (cells.norm.vmin, cells.norm.vmax) == (0, 3.878) and cells.cmap.name == "cividis"
   assert axes.get_ylim() == (5.5, -0.5)  # layer 0 on top
   assert [text.get_text() for text in figure.texts] == ["SM+LN+G", "PPL 39.70 · step 600"]
 
@@ -84,7 +84,7 @@ def test_comparison_draws_each_run_and_what_is_not_finite():
     {"name": "b", "architecture": "SM+G", "perplexity": 3.2, "entropy_LxH": GRID, "head_shares": [0, 0, 0.4, 0.6]},
   ]
   figure = figures.comparison(runs, 3.87)
-  heatmaps = [axes for axes in figure.axes if axes.images]
+  heatmaps = figure.axes[:2]
   assert [axes.get_title(loc="left") for axes in heatmaps] == ["SM", "SM+G"]
   assert [_texts(axes)[-1] for axes in heatmaps] == ["a · PPL not finite", "b · PPL 3.20"]
   bars = next(axes for axes in figure.axes if axes.get_legend())
