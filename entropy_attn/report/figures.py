@@ -180,7 +180,7 @@ def _draw_heatmap(axes: Axes, entropy: np.ndarray, max_entropy: float, fontsize:
       axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, **style.NONFINITE))
     if fontsize:
       text = f"{value:.2f}" if np.isfinite(value) else "nan"
-      ink, box = _ink(style.CMAP(norm(value))), None
+      ink, box = style.ink_on(style.CMAP(norm(value))), None
       if not np.isfinite(value):
         ink, box = style.INK, {"facecolor": style.NONFINITE["facecolor"], "linewidth": 0, "pad": 1.5}
       axes.text(head, layer, text, ha="center", va="center", fontsize=fontsize, color=ink, bbox=box)
@@ -203,7 +203,9 @@ def _draw_shares(axes: Axes, runs: Sequence[Mapping], max_entropy: float) -> Non
     for share, color in zip(run["head_shares"], style.BIN_COLORS, strict=True):
       axes.barh(y, 100 * share, left=left, height=0.68, color=color, edgecolor="white", linewidth=0.8)
       if share >= 0.05:
-        axes.text(left + 50 * share, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=_ink(color))
+        axes.text(
+          left + 50 * share, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=style.ink_on(color)
+        )
       left += 100 * share
     if left < 99.95:
       gap = True
@@ -218,13 +220,6 @@ def _draw_shares(axes: Axes, runs: Sequence[Mapping], max_entropy: float) -> Non
   entries += [Patch(**style.NONFINITE, label="not finite")] if gap else []
   axes.legend(handles=entries, ncols=len(entries), loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False,
               fontsize=8, handlelength=1.1, handleheight=1.1, columnspacing=1.6, borderaxespad=0.2)  # fmt: skip
-
-
-def _ink(background) -> str:
-  """White or near-black, whichever has the higher contrast (WCAG) on an RGBA colour."""
-  linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
-  luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-  return "white" if luminance < 0.183 else "black"
 
 
 def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, color) -> None:
