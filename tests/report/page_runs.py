@@ -27,11 +27,10 @@ def write_run(
     config[group][field] = value
   workdir.mkdir(parents=True, exist_ok=True)
   (workdir / "config.json").write_text(config.to_json())
-  writer = metrics.Writer(workdir, 0)
-  last = None
+  lines, last = [], None
   for i in range(1, records + 1):
     last = record(config, i, records, broken=diverged and i == records)
-    writer.write("train", 10 * i, last)
+    lines.append({"kind": "train", "step": 10 * i, **last})
     if i % (records // 2) == 0 and not (diverged and i == records):
       largest = config_lib.bins_max(config)
       loss = float(last["loss"])
@@ -41,8 +40,12 @@ def write_run(
         "bits_per_byte": loss / 2,
         "nonfinite_rows_L": [0] * layers,
       }
-      writer.write("eval", 10 * i, evaluation | entropy_lib.head_statistics(last["entropy_LxH"], largest))
-  writer.close()
+      lines.append(
+        {"kind": "eval", "step": 10 * i, **evaluation, **entropy_lib.head_statistics(last["entropy_LxH"], largest)}
+      )
+  # As metrics.Writer does it, which would also draw a thousand curves a record for TensorBoard.
+  text = "".join(json.dumps(metrics.to_json(line)) + "\n" for line in lines)
+  (workdir / "metrics.jsonl").write_text(text)
   if finished:
     text = f"step {10 * records}: not finite first in the attention of layer 1; no head had collapsed"
     outcome = {

@@ -68,8 +68,10 @@ def specs() -> dict[str, dict]:
 
   def marks(y: str):
     """Where the run diverged: a line and its words."""
-    rule = named("mark").mark_rule(strokeWidth=2, strokeDash=[2, 3], color=alt.expr("warn")).encode(x=step)
-    words = named("mark").mark_text(align="right", dx=-6, dy=12, baseline="top", color=alt.expr("warn"), fontWeight=600)
+    rule = named("mark").mark_rule(aria=False, strokeWidth=2, strokeDash=[2, 3], color=alt.expr("warn")).encode(x=step)
+    words = named("mark").mark_text(
+      aria=False, align="right", dx=-6, dy=12, baseline="top", color=alt.expr("warn"), fontWeight=600
+    )
     return rule + words.encode(x=step, y=alt.value(0), text="text:N")
 
   def value(name: str, title: str, **scale):
@@ -93,8 +95,10 @@ def specs() -> dict[str, dict]:
       color=alt.Color("layer:O", title="layer", legend=alt.Legend(columns=1, symbolType="stroke", symbolStrokeWidth=3)),
     )
   )
-  ceiling = named("ceiling").mark_rule(**grey, color=alt.expr("muted")).encode(y="entropy:Q")
-  ceiling_words = named("ceiling").mark_text(align="right", baseline="bottom", dy=-3, color=alt.expr("muted"))
+  ceiling = named("ceiling").mark_rule(aria=False, **grey, color=alt.expr("muted")).encode(y="entropy:Q")
+  ceiling_words = named("ceiling").mark_text(
+    aria=False, align="right", baseline="bottom", dy=-3, color=alt.expr("muted")
+  )
   ceiling_text = ceiling_words.encode(x=alt.value(alt.expr("width")), y="entropy:Q", text="text:N")
 
   bins = alt.Color(

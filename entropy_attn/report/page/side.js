@@ -19,10 +19,10 @@ function showComparison() {
   charts.compare.show({ table: rows.flat() });
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.config)))].sort();
   const differing = names.filter((name) => runs[0].config[name] !== runs[1].config[name]);
-  const line = (cell, texts) => make("tr", {}, ...texts.map((text, i) => make(i === 0 ? "th" : cell, { scope: i === 0 ? "row" : "", textContent: text })));
+  const line = (cell, texts) => make("tr", {}, ...texts.map((text, i) => (i ? make(cell, { textContent: text }) : make("th", { scope: "row", textContent: text }))));
   const facts = runs[0].verdict.map(([what, figure], i) => line("td", [what, figure, runs[1].verdict[i][1]]));
   const fields = differing.map((name) => line("td", [name, runs[0].config[name] ?? "–", runs[1].config[name] ?? "–"]));
-  const head = make("tr", {}, ...["", runs[0].name, runs[1].name].map((text) => make(text ? "th" : "td", { scope: "col", textContent: text })));
+  const head = make("tr", {}, ...["", runs[0].name, runs[1].name].map((text) => (text ? make("th", { scope: "col", textContent: text }) : make("td"))));
   const said = differing.length ? `${differing.length} field${differing.length === 1 ? "" : "s"} of the configuration differ${differing.length === 1 ? "s" : ""}.` : "The configurations are the same.";
   $("differences").replaceChildren(
     make("p", { className: "note", textContent: said }),
@@ -79,7 +79,7 @@ function showPrivate(run) {
     for (const of of found) rows.push([`${of.operation}, ${phase === "online" ? "with the prompt" : "before"}`, size(of.bytes), count(Math.round(of.rounds)), seconds(of.line + of.trips + of.computed)]);
   }
   const head = ["operation", "bytes", "rounds", "latency"].map((text, i) => make("th", { scope: "col", className: i ? "number" : "", textContent: text }));
-  const cell = (text, i) => make(i ? "td" : "th", { scope: i ? "" : "row", className: i ? "number" : "", textContent: text });
+  const cell = (text, i) => i ? make("td", { className: "number", textContent: text }) : make("th", { scope: "row", textContent: text });
   $("operations").replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
 }
 const setLine = (megabits, rtt) => {
