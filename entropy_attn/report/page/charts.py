@@ -66,13 +66,13 @@ def specs() -> dict[str, dict]:
   named = lambda name: alt.Chart(alt.NamedData(name))
   grey = {"strokeDash": [5, 4], "strokeWidth": 1.2}
 
-  def marks(y: str):
+  def marks(x):
     """Where the run diverged: a line and its words."""
-    rule = named("mark").mark_rule(aria=False, strokeWidth=2, strokeDash=[2, 3], color=alt.expr("warn")).encode(x=step)
+    rule = named("mark").mark_rule(aria=False, strokeWidth=2, strokeDash=[2, 3], color=alt.expr("warn")).encode(x=x)
     words = named("mark").mark_text(
       aria=False, align="right", dx=-6, dy=12, baseline="top", color=alt.expr("warn"), fontWeight=600
     )
-    return rule + words.encode(x=step, y=alt.value(0), text="text:N")
+    return rule + words.encode(x=x, y=alt.value(0), text="text:N")
 
   def value(name: str, title: str, **scale):
     return alt.Y(f"{name}:Q", title=title, scale=alt.Scale(**scale), axis=alt.Axis(tickCount=5))
@@ -122,19 +122,17 @@ def specs() -> dict[str, dict]:
   )
 
   entropy = value("entropy", "entropy, nats", zero=False)
-  bare = alt.X(
-    "step:Q", title=None, axis=alt.Axis(labels=False), scale=alt.Scale(nice=False)
-  )  # the lowest has the words
+  small = alt.X("step:Q", title=None, axis=alt.Axis(format="~s", tickCount=5), scale=alt.Scale(nice=False))
   band = named("table").mark_area(opacity=0.16, color=alt.expr("second"), aria=False)
   head = (
-    band.encode(x=bare, y=alt.Y("low:Q", title="entropy, nats"), y2="high:Q")
-    + named("table").mark_line(**grey, color=alt.expr("second")).encode(x=bare, y="threshold:Q")
-    + named("table").mark_line(strokeWidth=2, color=alt.expr("first")).encode(x=bare, y=entropy)
+    band.encode(x=small, y=alt.Y("low:Q", title="entropy, nats", axis=alt.Axis(minExtent=34)), y2="high:Q")
+    + named("table").mark_line(**grey, color=alt.expr("second")).encode(x=small, y="threshold:Q")
+    + named("table").mark_line(strokeWidth=2, color=alt.expr("first")).encode(x=small, y=entropy)
   )
 
   def one(title: str, **axis):
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3, minExtent=34, **axis))
-    return named("table").mark_line(strokeWidth=1.6, color=alt.expr("first")).encode(x=step, y=y)
+    return named("table").mark_line(strokeWidth=1.6, color=alt.expr("first")).encode(x=small, y=y)
 
   compared = (
     named("table")
@@ -158,18 +156,18 @@ def specs() -> dict[str, dict]:
     )
   )
   built = {
-    "loss": (train + evaluated + marks("value"), _HEIGHT, "Loss over training steps"),
+    "loss": (train + evaluated + marks(step), _HEIGHT, "Loss over training steps"),
     "layers": (
-      layer_lines + ceiling + ceiling_text + marks("entropy"),
+      layer_lines + ceiling + ceiling_text + marks(step),
       _HEIGHT,
       "Mean entropy of each layer over steps",
     ),
-    "shares": (shares + marks("low"), _HEIGHT, "Shares of heads by quarter of Max over steps"),
-    "head": (head + marks("entropy"), 170, "Entropy of the chosen head over steps, with its threshold"),
+    "shares": (shares + marks(step), _HEIGHT, "Shares of heads by quarter of Max over steps"),
+    "head": (head + marks(small), 170, "Entropy of the chosen head over steps, with its threshold"),
     "temperature": (one("temperature"), 80, "Temperature of the chosen head over steps"),
     "share": (one("of the penalty", format="%"), 80, "The chosen head's share of the penalty over steps"),
     "compare": (compared, _HEIGHT, "Training losses of both runs"),
-    "cost": (cost, alt.Step(19), "Seconds by operation"),
+    "cost": (cost, _HEIGHT, "Seconds by operation"),
   }
   return {name: _finished(alt, *parts) for name, parts in built.items()}
 

@@ -206,6 +206,7 @@ def _verdict(run: Mapping, last: Mapping, read: Mapping) -> list[list[str]]:
   """What one wants to know first: [what, its figure, a remark] each."""
   entropy = np.array(last["entropy_LxH"], float)
   count = entropy.size
+  broken = int(np.sum(~np.isfinite(entropy)))
   collapsed, overloaded = int(np.sum(entropy < run["max"] / 4)), int(np.sum(entropy >= 0.75 * run["max"]))
   perplexity = last.get("perplexity")
   step = last.get("step", run["steps"][-1])
@@ -220,7 +221,11 @@ def _verdict(run: Mapping, last: Mapping, read: Mapping) -> list[list[str]]:
     quality = ["Perplexity", f"{perplexity:.2f}", about + (f", {bits:.3f} bits a byte" if bits is not None else "")]
   return [
     quality,
-    ["Heads collapsed", f"{collapsed} of {count}", f"below a quarter of {run['max']:.2f} nats"],
+    [
+      "Heads collapsed",
+      f"{collapsed} of {count}",
+      f"below a quarter of {run['max']:.2f} nats" + (f"; {broken} are not finite" if broken else ""),
+    ],
     ["Heads overloaded", f"{overloaded} of {count}", f"from three quarters of {run['max']:.2f} nats"],
     _private_verdict(run["private"]),
   ]

@@ -137,12 +137,19 @@ class Chart {
     if (this.drawing) await this.drawing;
     if (datasets !== this.datasets) return; // newer ones came meanwhile
     if (!this.view) return void (await (this.drawing = this.draw()));
+    if (this.height() !== this.drawn) return void (await (this.drawing = this.again()));
     for (const [name, rows] of Object.entries(datasets)) this.view.data(name, rows);
     await (this.drawing = this.view.runAsync());
     this.move(this.step);
   }
+  /** Of bars, as many as there are; the other charts have theirs. */
+  height() {
+    return this.name === "cost" ? 20 * new Set(this.datasets.table.map((row) => row.operation)).size : null;
+  }
   async draw() {
     const theme = dark.matches ? "dark" : "light", spec = structuredClone(DATA.specs[this.name]);
+    this.drawn = this.height();
+    if (this.drawn) spec.height = this.drawn;
     for (const parameter of spec.params) parameter.value = DATA.palette[theme][parameter.name];
     const options = { mode: "vega-lite", actions: false, ast: true, renderer: "svg", defaultStyle: false, logLevel: 1 };
     const drawn = await window.vegaEmbed(this.place, { ...spec, datasets: this.datasets }, { ...options, config: DATA.themes[theme] });
@@ -273,6 +280,7 @@ function showStep(at) {
   $("step-shown").textContent = `step ${count(step)} of ${count(run.steps.at(-1))}`;
   fillMap(cells, run, at);
   $("collapsed").textContent = named(values, run, 0, "head has collapsed", "heads have collapsed", "No head has collapsed at this step.");
+  $("broken").textContent = named(values, run, null, "head is not finite", "heads are not finite", "");
   $("overloaded").textContent = named(values, run, 3, "head is overloaded", "heads are overloaded", "No head is overloaded at this step.");
   read(null);
   showFigures();
@@ -330,7 +338,7 @@ function showHead() {
   const notes = [];
   if (!run.temperature) notes.push("This model has no learned temperature.");
   if (p) {
-    notes.push("Dashed: the threshold θ E_max; shaded: what costs nothing.");
+    notes.push("Dashed: the threshold θ × E_max; shaded: what costs nothing.");
     const exact = "Its share of the penalty is that of the heads' mean entropies";
     notes.push(p.reduction === "head_mean" ? `${exact} over the batch.` : `${exact}; training penalises each query's.`);
   } else notes.push("This model has no regulariser, so neither threshold nor penalty.");

@@ -40,20 +40,47 @@ def write(workdir: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Pat
   return path
 
 
-def render(workdir: pathlib.Path, *, served: bool = False) -> str:
+def render(workdir: pathlib.Path) -> str:
   """The report of a run's or a study's folder as HTML.
-
-  Args:
-    served: whether `watch` serves it: the page then asks its server for news, and nobody else for anything.
 
   Raises:
     UserError: as `data.load`, or without the packages of requirements-report.txt.
   """
+  return render_both(workdir)[0]
+
+
+def render_both(workdir: pathlib.Path) -> tuple[str, str]:
+  """The report as a file, and as `watch` serves it: that one asks its server for news, and nobody else for anything."""
   charts.check_installed()
   data = data_lib.load(workdir)
   first = data["runs"][0]
   vega, script = charts.bundle(), "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-  content = data | {
+  template = string.Template((_HERE / "template.html").read_text(encoding="utf-8"))
+  fields = {
+    "title": _text(data["title"]),
+    "colors": _variables(),
+    "style": (_HERE / "style.css").read_text(encoding="utf-8"),
+    "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    "name": _text(first["name"]),
+    "architecture": _text(first["architecture"]),
+    "verdict": "".join(_fact(*of) for of in first["verdict"]),
+    "divergence": _text((first["divergence"] or {}).get("text", "")),
+    "hide_divergence": "" if first["divergence"] else "hidden",
+    "figures": "".join(_picture(*of) for of in _figures(pathlib.Path(workdir), data).items()),
+    "table": _table(data),
+    "left_out": _text("Left out: " + "; ".join(data["left_out"])) if data["left_out"] else "",
+    "data": _json(data),
+    "vega": vega,
+    "script": script,
+  }
+  forms = (("no", "none"), ("yes", "self"))
+  file, served = (template.substitute(fields, served=s, policy=_policy((vega, script), whom)) for s, whom in forms)
+  return file, served
+
+
+def _json(data: Mapping) -> str:
+  """What the page's program reads, such that no text in it ends the element that holds it."""
+  content = {name: value for name, value in data.items() if name not in ("table", "left_out")} | {
     "specs": charts.specs(),
     "themes": charts.themes(),
     "palette": style.PAGE,
@@ -62,38 +89,19 @@ def render(workdir: pathlib.Path, *, served: bool = False) -> str:
     "lines": price.lines(),
     **_colors(),
   }
-  del content["table"], content["left_out"]
-  return string.Template((_HERE / "template.html").read_text(encoding="utf-8")).substitute(
-    served="yes" if served else "no",
-    policy=_policy((vega, script), served),
-    title=_text(data["title"]),
-    colors=_variables(),
-    style=(_HERE / "style.css").read_text(encoding="utf-8"),
-    written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-    name=_text(first["name"]),
-    architecture=_text(first["architecture"]),
-    verdict="".join(_fact(*of) for of in first["verdict"]),
-    divergence=_text((first["divergence"] or {}).get("text", "")),
-    hide_divergence="" if first["divergence"] else "hidden",
-    figures="".join(_picture(*of) for of in _figures(pathlib.Path(workdir), data).items()),
-    table=_table(data),
-    left_out=_text("Left out: " + "; ".join(data["left_out"])) if data["left_out"] else "",
-    data=json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"),
-    vega=vega,
-    script=script,
-  )
+  return json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _text(text) -> str:
   return html.escape(str(text))
 
 
-def _policy(scripts, served: bool) -> str:
+def _policy(scripts, whom: str) -> str:
   """What the page may do: run these very scripts, style itself, show pictures that lie in it."""
   hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
   return (
     f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-    f"form-action 'none'; connect-src {chr(39)}{'self' if served else 'none'}{chr(39)}"
+    f"form-action 'none'; connect-src '{whom}'"
   )
 
 
@@ -139,10 +147,13 @@ def _row(row: Mapping, name: str | None = None, index: int | None = None, run: M
   """A line of the table: of a run that is shown, or of one that cannot be."""
   title = _text(row["name"]) if run is None else f'<button type="button">{_text(name)}</button>'
   shares = tables.percent(row["head_shares"]) if row.get("head_shares") else tables.NONE
+  spread = ""
+  if row.get("perplexity_sd") is not None and row.get("perplexity") is not None and index is not None:
+    spread = f"<small>{row['perplexity']:.2f} ± {row['perplexity_sd']:.2f} over the seeds</small>"
   perplexity, private = (tables.NONE,) * 2 if run is None else (run["verdict"][i][1] for i in (0, 3))
   status = row.get("status") or ("" if run is None else run["status"])
   reason = f"<small>{_text(row['reason'])}</small>" if row.get("reason") else ""
-  texts = (_text(perplexity), _text(shares), _text(private), _text(status) + reason)
+  texts = (_text(perplexity) + spread, _text(shares), _text(private), _text(status) + reason)
   cells = "".join(f'<td class="{kind}">{text}</td>' for kind, text in zip(_KINDS, texts, strict=True))
   shown = "" if index is None else f' data-run="{index}"'
   return f'<tr{shown}><th scope="row">{title}<small>{_text(row.get("architecture", ""))}</small></th>{cells}</tr>'

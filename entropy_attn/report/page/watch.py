@@ -28,8 +28,8 @@ class Served:
       seen = data.signature(self._workdir)
       if seen == self._seen:
         return False
-      text = page.render(self._workdir, served=True)
-      paths.write_text(self._path, page.render(self._workdir), "--out")
+      file, text = page.render_both(self._workdir)
+      paths.write_text(self._path, file, "--out")
     except (UserError, OSError) as error:
       if one_line(error) != self._said:
         self._said = one_line(error)
