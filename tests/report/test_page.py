@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 
@@ -201,16 +200,24 @@ def test_without_the_packages_it_says_which_and_a_run_goes_on(tmp_path, monkeypa
 
 
 def test_a_run_writes_it_at_most_once_a_minute_and_at_its_end(tmp_path, monkeypatch):
-  write_run(tmp_path)
   now, written = [100.0], []
+
+  def write(_):
+    written.append(now[0])
+    now[0] += seconds
+
   monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
-  monkeypatch.setattr(page, "write", written.append)
-  report = live.Live(tmp_path)
-  for now[0] in (110.0, 159.0, 161.0, 162.0, 220.0, 222.0):
+  monkeypatch.setattr(page, "write", write)
+  report, seconds = live.Live(tmp_path), 0.5
+  for now[0] in (110.0, 159.0, 161.0, 162.0, 221.0, 222.0):
     report.update()
-  assert len(written) == 2
+  assert written == [161.0, 222.0]
   report.update(at_once=True)
   assert len(written) == 3
+  report, seconds = live.Live(tmp_path), 10.0
+  for now[0] in (1000.0, 1100.0, 1400.0, 1600.0):  # what takes long is done seldom
+    report.update()
+  assert written[3:] == [1000.0, 1600.0]
 
 
 def test_a_report_that_cannot_be_written_is_told_once_and_breaks_nothing(tmp_path, monkeypatch, capsys):
@@ -227,11 +234,23 @@ def test_a_report_that_cannot_be_written_is_told_once_and_breaks_nothing(tmp_pat
 
 def test_the_program_of_the_charts_is_kept_and_a_damaged_copy_made_anew(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  made = charts.bundle.__wrapped__()
+  made = []
+
+  def make():
+    made.append("")
+    return "a program\nof two lines"
+
+  for _ in range(2):
+    assert charts._kept("vega.js", "1", make) == "a program\nof two lines"
+  assert len(made) == 1
   (kept,) = (tmp_path / "entropy_attn").iterdir()
-  kept.write_text(kept.read_text()[:-1000])
-  assert charts.bundle.__wrapped__() == made and charts.bundle.__wrapped__() == made
-  shutil.rmtree(tmp_path / "entropy_attn")
+  kept.write_text(kept.read_text()[:-3])
+  assert charts._kept("vega.js", "1", make) == charts._kept("vega.js", "1", make) == "a program\nof two lines"
+  assert len(made) == 2
+  charts._kept("vega.js", "2", make)
+  assert len(made) == 3
+  monkeypatch.setenv("XDG_CACHE_HOME", str(kept / "no folder"))
+  assert charts._kept("vega.js", "1", make) == "a program\nof two lines"
 
 
 def test_a_run_ends_with_its_report(tmp_path, corpus):

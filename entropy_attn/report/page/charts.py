@@ -3,10 +3,13 @@
 A chart has no data of its own: the page gives it some by name, and gives it new ones when something is chosen.
 """
 
+from collections.abc import Callable
 import contextlib
 import functools
 import hashlib
+from importlib import metadata
 import importlib.util
+import json
 import os
 import pathlib
 
@@ -32,34 +35,44 @@ def check_installed() -> None:
 
 @functools.cache
 def bundle() -> str:
-  """Vega, Vega-Lite and vega-embed as JavaScript that needs nothing else and sets window.vegaEmbed.
+  """Vega, Vega-Lite and vega-embed as JavaScript that needs nothing else and sets window.vegaEmbed."""
 
-  To put them together takes seconds: the result is kept in the user's cache folder, where there is one.
-  """
-  import vl_convert
+  def make() -> str:
+    import vl_convert
 
-  version = f"{vl_convert.__version__}-{vl_convert.get_vega_version()}-{vl_convert.get_vega_embed_version()}"
-  path = _cache() / f"vega-{hashlib.sha256(version.encode()).hexdigest()[:16]}.js"
-  with contextlib.suppress(OSError, ValueError):
-    text = path.read_text(encoding="utf-8")
-    digest, _, program = text.partition("\n")
-    if digest == f"// {hashlib.sha256(program.encode()).hexdigest()}":
-      return program
-  program = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-  with contextlib.suppress(OSError):  # a home that cannot be written costs the next command seconds
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, f"// {hashlib.sha256(program.encode()).hexdigest()}\n{program}".encode())
-  return program
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
-
-def _cache() -> pathlib.Path:
-  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  return pathlib.Path(base, "entropy_attn")
+  return _kept("vega.js", metadata.version("vl-convert-python"), make)
 
 
 @functools.cache
 def specs() -> dict[str, dict]:
   """Every chart by name."""
+  sources = [pathlib.Path(path).read_bytes() for path in (__file__, style.__file__)]
+  version = metadata.version("altair") + hashlib.sha256(b"".join(sources)).hexdigest()
+  return json.loads(_kept("charts.json", version, lambda: json.dumps(_built())))
+
+
+def _kept(name: str, version: str, make: Callable[[], str]) -> str:
+  """What make() returns, from the user's cache folder where it is there: to make it takes seconds, of every run.
+
+  Args:
+    version: of what it is made with.
+  """
+  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  path = pathlib.Path(base, "entropy_attn", f"{hashlib.sha256(version.encode()).hexdigest()[:16]}-{name}")
+  with contextlib.suppress(OSError, ValueError):
+    digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+    if digest == hashlib.sha256(text.encode()).hexdigest():  # else it is damaged
+      return text
+  text = make()
+  with contextlib.suppress(OSError):  # a home that cannot be written costs the next run seconds
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}".encode())
+  return text
+
+
+def _built() -> dict[str, dict]:
   import altair as alt
 
   step = alt.X("step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6), scale=alt.Scale(nice=False))

@@ -7,7 +7,8 @@ from entropy_attn.errors import one_line
 from entropy_attn.progress import say
 from entropy_attn.report.page import charts
 
-SECONDS = 60.0  # from one report to the next, at least
+SECONDS = 60.0  # from one report to the next, at least …
+PART = 0.02  # … and so long that writing takes no larger part of the run's time
 
 
 class Live:
@@ -15,18 +16,19 @@ class Live:
 
   def __init__(self, workdir: pathlib.Path):
     self._workdir = workdir
-    self._last = time.monotonic()  # a run that is over within a minute has one at its end
+    self._next = time.monotonic() + SECONDS  # a run that is over within a minute has one at its end
     self._failed = False
 
   def update(self, *, at_once: bool = False) -> None:
-    """Writes the report, unless the last one, or the start, is less than a minute old, or the packages are not there.
+    """Writes the report, unless the last one, or the start, was a short while ago, or the packages are not there.
 
     Whatever goes wrong is told, once.
 
     Args:
       at_once: however old the last one is: for the end of a run.
     """
-    if not charts.installed() or (time.monotonic() - self._last < SECONDS and not at_once):
+    started = time.monotonic()
+    if not charts.installed() or (started < self._next and not at_once):
       return
     try:
       from entropy_attn.report.page import page  # only here: it imports what may not be there
@@ -36,4 +38,5 @@ class Live:
       if not self._failed:
         self._failed = True
         say(f"note: no report was written in {self._workdir}: {type(error).__name__}: {one_line(error)}")
-    self._last = time.monotonic()
+    ended = time.monotonic()
+    self._next = ended + max(SECONDS, (ended - started) / PART)
