@@ -7,6 +7,7 @@ summary.json          what it reached (`summary`)
 metrics.jsonl         its course, one line a record (`metrics`), and the same in tensorboard/
 checkpoints/          its states (`checkpoint`)
 private_profile_*     its private inferences, each a JSON and a PNG file of its own (`write_profile`)
+report.html           all that as a page, where `report.page` could be written
 .lock                 held by the process that writes here
 """
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -151,6 +152,28 @@ def test_a_study_without_a_table_yet_and_a_run_that_cannot_be_read(tmp_path):
   assert [run["name"] for run in found["runs"]] == ["one, seed0"]
   assert len(found["left_out"]) == 1 and "metrics.jsonl" in found["left_out"][0]
   assert "Left out" in page.render(tmp_path)
+
+
+def test_every_seed_of_a_study_is_a_run_of_its_own(tmp_path):
+  write_study(tmp_path, {"one": {}})
+  write_run(tmp_path / "one" / "seed1", diverged=True)
+  table = json.loads((tmp_path / "table.json").read_text())
+  table["runs"][0] |= {"folders": ["one/seed0", "one/seed1"], "perplexity": 22.5, "perplexity_sd": 0.25}
+  (tmp_path / "table.json").write_text(json.dumps(table))
+  assert [run["name"] for run in data.load(tmp_path)["runs"]] == ["one, seed0", "one, seed1"]
+  text = page.render(tmp_path)
+  assert "22.50 ± 0.25 over the seeds" in text
+  first, second = re.findall(r"<tr data-run.*?</tr>", text)
+  assert "finished" in first and "diverged" not in first and "diverged" in second
+
+
+def test_a_run_from_before_a_field_was_there_is_shown(tmp_path):
+  config = write_run(tmp_path)
+  saved = json.loads(config.to_json())
+  del saved["regularizer"]["sides"], saved["model"]["remat"]
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  (run,) = data.load(tmp_path)["runs"]
+  assert run["penalty"]["sides"] == "both" and "model.remat" in run["config"]
 
 
 def test_bad_folders_are_named(tmp_path):

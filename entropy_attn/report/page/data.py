@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from entropy_attn import config as config_lib
+from entropy_attn import entropy as entropy_lib
 from entropy_attn import files
 from entropy_attn.errors import UserError, one_line
 from entropy_attn.report import tables
@@ -94,7 +95,7 @@ def _read(workdir: pathlib.Path) -> dict:
   Raises:
     UserError: where it has none.
   """
-  config = folder.read_config(workdir)
+  config = _completed(folder.read_config(workdir))
   trained, evaluated = metrics.read(workdir, "train"), metrics.read(workdir, "eval")
   if not trained and not evaluated:
     raise UserError(f"{workdir} has recorded nothing yet: wait for its first step")
@@ -105,6 +106,15 @@ def _read(workdir: pathlib.Path) -> dict:
     "evaluated": evaluated,
     "outcome": summary.read(workdir) or {},
   }
+
+
+def _completed(saved: ConfigDict) -> ConfigDict:
+  """The config of a run with the defaults of fields that came after it."""
+  config = config_lib.base()
+  for group, values in saved.items():
+    with config[group].ignore_type():
+      config[group].update(values.to_dict())
+  return config
 
 
 def _runs(read: Mapping[str, Mapping], max_entropy: float | None) -> list[dict]:
@@ -154,7 +164,9 @@ def _run(name: str, run: Mapping, part: float, max_entropy: float | None) -> dic
     **_series(config, kept),
     "private": cost,
   }
-  found["verdict"] = _verdict(found, outcome or last_eval or curve[-1], run)
+  last = outcome or last_eval or curve[-1]
+  found["shares"] = tables.percent(entropy_lib.head_shares(np.array(last["entropy_LxH"], np.float32), largest).tolist())
+  found["verdict"] = _verdict(found, last, run)
   return found
 
 

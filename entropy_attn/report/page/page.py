@@ -133,7 +133,8 @@ def _table(data: Mapping) -> str:
   lines = []
   for row in rows:
     names = [name for name in place if name == row["name"] or name.startswith(f"{row['name']}, ")]
-    lines += [_row(row, name, place[name], data["runs"][place[name]]) for name in names] or [_row(row)]
+    of_seeds = {"status": None, "reason": None} if len(names) > 1 else {}  # each has its own
+    lines += [_row(row | of_seeds, name, place[name], data["runs"][place[name]]) for name in names] or [_row(row)]
   titles = ("PPL", "heads by quarter of Max", "private answer", "status")
   columns = [("", "run"), *zip(_KINDS, titles, strict=True)]
   head = "".join(f'<th scope="col" class="{kind}">{title}</th>' for kind, title in columns)
@@ -146,13 +147,15 @@ def _table(data: Mapping) -> str:
 def _row(row: Mapping, name: str | None = None, index: int | None = None, run: Mapping | None = None) -> str:
   """A line of the table: of a run that is shown, or of one that cannot be."""
   title = _text(row["name"]) if run is None else f'<button type="button">{_text(name)}</button>'
-  shares = tables.percent(row["head_shares"]) if row.get("head_shares") else tables.NONE
   spread = ""
   if row.get("perplexity_sd") is not None and row.get("perplexity") is not None and index is not None:
     spread = f"<small>{row['perplexity']:.2f} ± {row['perplexity_sd']:.2f} over the seeds</small>"
-  perplexity, private = (tables.NONE,) * 2 if run is None else (run["verdict"][i][1] for i in (0, 3))
-  status = row.get("status") or ("" if run is None else run["status"])
-  reason = f"<small>{_text(row['reason'])}</small>" if row.get("reason") else ""
+  perplexity, shares, private, status, reason = (tables.NONE,) * 3 + ("", "")
+  if run is not None:
+    perplexity, shares, private = run["verdict"][0][1], run["shares"], run["verdict"][3][1]
+    status, reason = run["status"], (run["divergence"] or {}).get("text", "")
+  status, reason = row.get("status") or status, row.get("reason") or reason
+  reason = f"<small>{_text(reason)}</small>" if reason else ""
   texts = (_text(perplexity) + spread, _text(shares), _text(private), _text(status) + reason)
   cells = "".join(f'<td class="{kind}">{text}</td>' for kind, text in zip(_KINDS, texts, strict=True))
   shown = "" if index is None else f' data-run="{index}"'
