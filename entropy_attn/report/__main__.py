@@ -1,4 +1,4 @@
-"""Writes a run or a study as one HTML file that can be looked at without a network.
+"""Shows a run or a study as one HTML file, for any browser and without a network.
 
     python -m entropy_attn.report --workdir=runs/quickstart
     python -m entropy_attn.report --workdir=runs/quickstart --watch
@@ -10,7 +10,7 @@ from absl import flags
 
 from entropy_attn import cli, paths
 from entropy_attn.errors import UserError
-from entropy_attn.report.page import charts
+from entropy_attn.report.page import extra
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +28,7 @@ def define_flags() -> None:
 
 def check_flags() -> None:
   """Raises UserError where there is nothing to show, or nowhere to write it."""
-  charts.check_installed()
+  extra.check_installed()
   if FLAGS.workdir is None:
     raise UserError("--workdir=DIR is missing: the folder of a run or of a study")
   if not FLAGS.workdir.is_dir():

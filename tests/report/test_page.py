@@ -17,7 +17,7 @@ from entropy_attn import entropy as entropy_lib
 from entropy_attn.errors import UserError
 from entropy_attn.private.price import lines, predict
 from entropy_attn.private.program import spec
-from entropy_attn.report.page import charts, data, live, page, price, series
+from entropy_attn.report.page import charts, data, extra, live, page, price, series
 
 
 def command(*flags):
@@ -215,7 +215,7 @@ def test_the_command_writes_the_file_or_says_in_a_line_what_is_wrong(tmp_path):
 
 def test_without_the_packages_it_says_which_and_a_run_goes_on(tmp_path, monkeypatch):
   write_run(tmp_path)
-  monkeypatch.setattr(charts, "installed", lambda: False)
+  monkeypatch.setattr(extra, "installed", lambda: False)
   with pytest.raises(UserError, match=r"requirements-report\.txt"):
     page.render(tmp_path)
   live.Live(tmp_path).update(at_once=True)

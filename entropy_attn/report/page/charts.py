@@ -8,29 +8,14 @@ import contextlib
 import functools
 import hashlib
 from importlib import metadata
-import importlib.util
 import json
 import os
 import pathlib
 
 from entropy_attn import files
-from entropy_attn.errors import UserError
 from entropy_attn.report import style
 
 _HEIGHT = 230
-
-
-def installed() -> bool:
-  """Whether what the report needs is there (requirements-report.txt)."""
-  return all(importlib.util.find_spec(name) is not None for name in ("altair", "vl_convert"))
-
-
-def check_installed() -> None:
-  """Raises UserError where what the report needs is not there."""
-  if not installed():
-    raise UserError(
-      "the report needs altair and vl-convert-python: make setup-report, or pip install -r requirements-report.txt"
-    )
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import time
 
 from entropy_attn.errors import one_line
 from entropy_attn.progress import say
-from entropy_attn.report.page import charts
+from entropy_attn.report.page import extra
 
 SECONDS = 60.0  # from one report to the next, at least …
 PART = 0.02  # … and so long that writing takes no larger part of the run's time
@@ -28,7 +28,7 @@ class Live:
       at_once: however old the last one is: for the end of a run.
     """
     started = time.monotonic()
-    if not charts.installed() or (started < self._next and not at_once):
+    if not extra.installed() or (started < self._next and not at_once):
       return
     try:
       from entropy_attn.report.page import page  # only here: it imports what may not be there

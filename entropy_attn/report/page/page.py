@@ -15,7 +15,7 @@ from PIL import Image
 
 from entropy_attn import paths
 from entropy_attn.report import figures, style, tables
-from entropy_attn.report.page import charts, price
+from entropy_attn.report.page import charts, extra, price
 from entropy_attn.report.page import data as data_lib
 
 NAME = "report.html"
@@ -51,7 +51,7 @@ def render(workdir: pathlib.Path) -> str:
 
 def render_both(workdir: pathlib.Path) -> tuple[str, str]:
   """The report as a file, and as `watch` serves it: that one asks its server for news, and nobody else for anything."""
-  charts.check_installed()
+  extra.check_installed()
   data = data_lib.load(workdir)
   first = data["runs"][0]
   vega, script = charts.bundle(), "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
