@@ -162,7 +162,7 @@ def test_values_are_read_by_pointer_and_by_keyboard(run, visit):
 def test_a_head_opens_its_course(run, visit):
   workdir, address = run
   tab, records = visit(address), trained(workdir)
-  panel = tab.get_by_role("region", name=re.compile("Layer . head ."))
+  panel = tab.get_by_role("region", name=re.compile("Layer ., head ."))
   title = tab.locator("#head-title")
   line = tab.locator("#chart-head svg path[stroke-width='2']")
   before = line.get_attribute("d")
