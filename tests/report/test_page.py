@@ -151,7 +151,8 @@ def test_a_study_without_a_table_yet_and_a_run_that_cannot_be_read(tmp_path):
   found = data.load(tmp_path)
   assert [run["name"] for run in found["runs"]] == ["one, seed0"]
   assert len(found["left_out"]) == 1 and "metrics.jsonl" in found["left_out"][0]
-  assert "Left out" in page.render(tmp_path)
+  text = page.render(tmp_path)
+  assert "Left out" in text and "<img " in text
 
 
 def test_every_seed_of_a_study_is_a_run_of_its_own(tmp_path):

@@ -24,8 +24,8 @@ def load(workdir: pathlib.Path) -> dict:
   """What is to be shown of a run's or a study's folder.
 
   Returns:
-    title, kind (run or study), runs (one mapping each, see `_run`), table (the rows of a study's table.json, or none),
-    and left_out: sentences on runs that cannot be shown.
+    title, kind (run or study), runs (one mapping each, see `_run`), last (of each, what `figures.comparison` draws),
+    table (the rows of a study's table.json, or none), and left_out: sentences on runs that cannot be shown.
 
   Raises:
     UserError: for a folder that holds neither, or in which nothing was recorded yet.
@@ -34,8 +34,8 @@ def load(workdir: pathlib.Path) -> dict:
   if not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is no folder: name that of a run or of a study")
   if folder.holds_run(workdir):
-    read = {workdir.resolve().name: _read(workdir)}
-    return {"title": next(iter(read)), "kind": "run", "runs": _runs(read, None), "table": [], "left_out": []}
+    name = workdir.resolve().name
+    return {"title": name, "kind": "run", **_runs({name: _read(workdir)}, None), "table": [], "left_out": []}
   table = _table(workdir)
   folders = _folders(workdir, table)
   if not folders:
@@ -48,8 +48,7 @@ def load(workdir: pathlib.Path) -> dict:
       left_out.append(f"{name}: {one_line(error)}")
   if not read:
     raise UserError(f"{workdir}: no run of this study has recorded anything yet: {left_out[0]}")
-  runs = _runs(read, table.get("max_entropy"))
-  found = {"title": workdir.resolve().name, "kind": "study", "runs": runs}
+  found = {"title": workdir.resolve().name, "kind": "study", **_runs(read, table.get("max_entropy"))}
   return found | {"table": table.get("runs", []), "left_out": left_out}
 
 
@@ -117,14 +116,15 @@ def _completed(saved: ConfigDict) -> ConfigDict:
   return config
 
 
-def _runs(read: Mapping[str, Mapping], max_entropy: float | None) -> list[dict]:
-  """Every run that was read, with its heads' series thinned so that all fit into the page."""
+def _runs(read: Mapping[str, Mapping], max_entropy: float | None) -> dict[str, list]:
+  """Every run that was read, with its heads' series thinned so that all fit into the page; and the last of each."""
   numbers = 0
   for run in read.values():
     heads = run["config"].model.num_layers * run["config"].model.num_heads
     numbers += heads * len(_curve(run)) * 4
   part = min(1, series.BUDGET / max(numbers, 1))
-  return [_run(name, run, part, max_entropy) for name, run in read.items()]
+  runs = [_run(name, run, part, max_entropy) for name, run in read.items()]
+  return {"runs": runs, "last": [run.pop("last") for run in runs]}
 
 
 def _curve(run: Mapping) -> list[dict]:
@@ -165,7 +165,10 @@ def _run(name: str, run: Mapping, part: float, max_entropy: float | None) -> dic
     "private": cost,
   }
   last = outcome or last_eval or curve[-1]
-  found["shares"] = tables.percent(entropy_lib.head_shares(np.array(last["entropy_LxH"], np.float32), largest).tolist())
+  shares = entropy_lib.head_shares(np.array(last["entropy_LxH"], np.float32), largest).tolist()
+  about = {"name": name, "architecture": found["architecture"], "perplexity": last.get("perplexity")}
+  found["last"] = about | {"entropy_LxH": last["entropy_LxH"], "head_shares": shares}
+  found["shares"] = tables.percent(shares)
   found["verdict"] = _verdict(found, last, run)
   return found
 

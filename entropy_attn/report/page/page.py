@@ -22,6 +22,7 @@ NAME = "report.html"
 _HERE = pathlib.Path(__file__).parent
 _SCRIPTS = ("page.js", "side.js")
 _KINDS = ("number", "", "number wide", "wide")  # of a table's columns, as the style sheet knows them
+_MOST = 24  # runs in a figure
 _DPI = 80  # of the figures for browsers without scripts
 
 
@@ -80,7 +81,7 @@ def render_both(workdir: pathlib.Path) -> tuple[str, str]:
 
 def _json(data: Mapping) -> str:
   """What the page's program reads, such that no text in it ends the element that holds it."""
-  content = {name: value for name, value in data.items() if name not in ("table", "left_out")} | {
+  content = {name: value for name, value in data.items() if name not in ("table", "left_out", "last")} | {
     "specs": charts.specs(),
     "themes": charts.themes(),
     "palette": style.PAGE,
@@ -167,11 +168,8 @@ def _figures(workdir: pathlib.Path, data: Mapping) -> dict:
   if data["kind"] == "run":
     drawn = figures.run_figures(workdir)
     return {"Entropy of every head": drawn["entropy_heatmap"], "Entropy of the layers": drawn["entropy_layers"]}
-  measured = [row for row in data["table"] if row.get("head_shares") and row.get("entropy_LxH")]
-  if not measured:
-    return {}
-  largest = data["runs"][0]["max"]
-  return {"Entropy of every head of the runs, and their shares": figures.comparison(measured, largest)}
+  drawn = figures.comparison(data["last"][:_MOST], data["runs"][0]["max"])
+  return {"Entropy of every head of the runs, and their shares": drawn}
 
 
 def _picture(about: str, figure) -> str:
