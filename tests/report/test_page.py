@@ -112,8 +112,10 @@ def test_the_price_is_that_of_the_prediction_and_keys_grow_with_threads(tmp_path
 def test_a_recorded_inference_of_the_whole_model_is_shown_instead(tmp_path):
   config = write_run(tmp_path)
   profile = predict.of_config(config, spec.transforms_for(config.model), 7, offline=True, threads=4)
-  for name, measured in (("part", 2), ("whole", 3)):
-    content = profile | {"measured_layers": measured, "num_layers": 3}
+  direct, slow = {"rtt": 0.0, "bandwidth": None}, {"rtt": 0.08, "bandwidth": 1e7}
+  for name, measured, link in (("part", 2, direct), ("waiting", 3, slow), ("whole", 3, direct)):
+    content = profile | {"measured_layers": measured, "num_layers": 3, "link": link}
+    content |= {"length": 7 if name == "whole" else 5}
     (tmp_path / f"private_profile_{name}.json").write_text(json.dumps(content))
   cost = price.of_run(tmp_path, config)
   assert "measured" in cost["source"] and cost["length"] == 7 and cost["threads"] == 4

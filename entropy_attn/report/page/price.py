@@ -68,19 +68,18 @@ def _operations(groups: Mapping) -> dict[str, list]:
 
 
 def _profile(workdir: pathlib.Path) -> dict | None:
-  """The newest recorded private inference of the whole model."""
-  whole = [
-    p
-    for p in folder.read_profiles(workdir)
-    if p.get("measured_layers") == p.get("num_layers") and set(_PHASES) <= set(p)
-  ]
+  """The newest recorded private inference of the whole model, over no imitated line, whose seconds are computation."""
+  whole = [profile for profile in folder.read_profiles(workdir) if _is_whole(profile)]
   if not whole:
     return None
   found = whole[-1]
-  source = (
-    f"measured: a private inference of {found['length']} tokens, run whole with {found['threads']} threads a party"
-  )
-  return found | {"source": source}
+  of = f"{found['length']} tokens, with {found['threads']} threads a party"
+  return found | {"source": f"measured: a private inference of {of}"}
+
+
+def _is_whole(profile: Mapping) -> bool:
+  all_layers = profile.get("measured_layers") == profile.get("num_layers")
+  return all_layers and set(_PHASES) <= set(profile) and not any(profile.get("link", {}).values())
 
 
 @functools.lru_cache(maxsize=64)
