@@ -58,6 +58,7 @@ def _kept(name: str, version: str, make: Callable[[], str]) -> str:
 
 
 def _built() -> dict[str, dict]:
+  """Every chart by name, built with Altair."""
   import altair as alt
 
   step = alt.X("step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6), scale=alt.Scale(nice=False))
