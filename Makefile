@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-private private-wheels run compare test test-slow test-aot lint aot bench-attention bench-train-step
+.PHONY: setup setup-report report setup-private private-wheels run compare test test-slow test-aot lint aot bench-attention bench-train-step
 
 setup: .venv/installed
 
@@ -17,11 +17,17 @@ setup: .venv/installed
 	$(INSTALL) --no-deps --editable .
 	@touch $@
 
-.venv/installed-dev: requirements.txt requirements-dev.txt pyproject.toml | .venv/bin/python
+setup-report: .venv/installed-report
+
+.venv/installed-report: requirements-report.txt .venv/installed
+	$(INSTALL) -r requirements-report.txt
+	@touch $@
+
+.venv/installed-dev: requirements.txt requirements-report.txt requirements-dev.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements-dev.txt into .venv (about a minute) …"
 	$(INSTALL) -r requirements-dev.txt
 	$(INSTALL) --no-deps --editable .
-	@touch $@ .venv/installed
+	@touch $@ .venv/installed .venv/installed-report
 
 setup-private: private-wheels .venv/installed-private
 
@@ -39,7 +45,16 @@ run: .venv/installed
 compare: .venv/installed
 	$(PY) -m entropy_attn.study --study=configs/studies/compare.py --workdir=runs/compare
 
-test: .venv/installed-dev .venv/installed-private
+# A run or a study, to be looked at: make report WORKDIR=runs/compare
+report: .venv/installed-report
+	$(PY) -m entropy_attn.report --workdir=$(or $(WORKDIR),runs/quickstart)
+
+# The browser of the report's tests: that of the system, else one that Playwright brings.
+.PHONY: browser
+browser: .venv/installed-dev
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(PY) -m playwright install chromium
+
+test: .venv/installed-dev .venv/installed-private browser
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed-dev .venv/installed-private

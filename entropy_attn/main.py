@@ -48,6 +48,7 @@ def main() -> None:
   from entropy_attn import counts, evaluate
   from entropy_attn import train as train_lib
   from entropy_attn.report import figures, tables
+  from entropy_attn.report.page.live import Live
   from entropy_attn.run import summary
 
   config = cli.load_config()
@@ -63,6 +64,7 @@ def main() -> None:
     result["private_inference"] = _private_cost(config)
     figures.write_run_figures(workdir)
     summary.write(workdir, result)  # last: where it lies, all the rest does
+    Live(workdir).update(at_once=True)  # it reads all that
   if jax.process_index() == 0:
     cli.write_json(result)
     print(tables.run_summary(result))

@@ -14,6 +14,7 @@ from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import shorten
 from entropy_attn.progress import bar, say
 from entropy_attn.report import figures, tables
+from entropy_attn.report.page.live import Live
 from entropy_attn.run.metrics import Writer
 
 
@@ -31,6 +32,7 @@ class Reporter:
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int):
     self._config, self._max_entropy = config, config_lib.bins_max(config)
     self._writer = Writer(workdir, start) if jax.process_index() == 0 else None
+    self._live = Live(workdir) if self._writer else None
     if self._writer:
       self._writer.write_hparams(_hparams(config))
     self._pending = None
@@ -73,6 +75,7 @@ class Reporter:
     self._write("eval", step, evaluation)
     if self._writer:
       self._writer.write_images(step, {"heads": self._picture(step, evaluation)})
+      self._live.update()
     if step == self._config.train.steps:
       self._write_outcome(success=True)
     say(f"step {step}: {_quality_line(evaluation)}; {_heads_line(evaluation)}")

@@ -293,6 +293,10 @@ def test_the_notebook_trains_and_draws(tmp_path, monkeypatch):
 
   outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
   assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+  (report,) = [
+    output["data"]["text/html"] for output in outputs if "srcdoc=" in output.get("data", {}).get("text/html", "")
+  ]
+  assert "&lt;!doctype html&gt;" in report and (workdir / "report.html").exists()
   said = "".join(output.get("text", "") for output in outputs)
   for expected in ("ready in", "compiling the training step", "head_shares", "ceiling: 3."):
     assert expected in said

@@ -9,8 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "entropy_attn"
 # What is typed: thin, and imported by nothing. Names are without the package's own.
 COMMANDS = {
-  "main", "flops", "study.__main__", "private.profile", "private.serve", "private.generate", "private.prepare",
-  "private.cost",
+  "main", "flops", "study.__main__", "report.__main__",
+  "private.profile", "private.serve", "private.generate", "private.prepare", "private.cost",
   "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 }  # fmt: skip
 # Each library that is wrapped, and the one file that imports it.
@@ -25,6 +25,8 @@ WRAPPED = {
   "filelock": "locks",
   "tensorflow_datasets": "data.builder",
   "huggingface_hub": "data.hub",
+  "altair": "report.page.charts",
+  "vl_convert": "report.page.charts",
 }
 # Whoever is under the first may import nothing of ours but what is under the second.
 ONLY = {
@@ -58,7 +60,7 @@ ONLY = {
 # Whoever is under the first may import nothing under the second.
 NEVER = [
   ("run", ("report", "study", "private", "train", "evaluate", "reporter")),
-  ("report", ("study", "private", "train", "evaluate")),
+  ("report", ("study", "private.parties", "train", "evaluate")),  # a price needs no engine
   ("study", ("private.parties", "train", "evaluate", "data", "model")),
   ("private.program", ("private.parties", "private.price", "data")),
   ("private.price", ("private.parties", "run", "data")),

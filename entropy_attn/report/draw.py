@@ -30,13 +30,6 @@ def every(count: int, most: int) -> np.ndarray:
   return np.arange(0, count, math.ceil(count / most))
 
 
-def ink(background) -> str:
-  """White or near-black, whichever has the higher contrast (WCAG) on an RGBA colour."""
-  linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
-  luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-  return "white" if luminance < 0.183 else "black"
-
-
 def fitted(text: str, width: float, size: float, least: float = 5.0, bold: bool = False) -> tuple[str, float]:
   """A line of text that is at most `width` inches: set smaller where it must be, then cut short; and its font size."""
   size = min(size, max(least, width / max(text_width(text, 1, bold), 1e-9)))
@@ -93,7 +86,7 @@ def heatmap(
     if not np.isfinite(value):
       axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, **style.NONFINITE))
     if fontsize and np.isfinite(value):
-      color = ink(style.CMAP(norm(value)))
+      color = style.ink_on(style.CMAP(norm(value)))
       axes.text(head, layer, f"{value:.2f}", ha="center", va="center", fontsize=fontsize, color=color)
     elif fontsize:
       box = {"facecolor": style.NONFINITE["facecolor"], "linewidth": 0, "pad": 1.5}
@@ -133,7 +126,7 @@ def shares(
     if share >= 0.05:
       at = start + 50 * share
       x, y = (position, at) if upright else (at, position)
-      look = {"ha": "center", "va": "center_baseline", "fontsize": fontsize, "color": ink(color)}
+      look = {"ha": "center", "va": "center_baseline", "fontsize": fontsize, "color": style.ink_on(color)}
       axes.text(x, y, f"{100 * share:.0f}", **look)
     start += 100 * share
   if start < 99.95:

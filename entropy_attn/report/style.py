@@ -1,6 +1,7 @@
 """What pictures have in common: colours, the colour map of entropies, resolution. A colour lives here alone."""
 
 import matplotlib
+import matplotlib.colors
 
 INK, MUTED, GRID, STRIP = "#1f2933", "#5f6b7a", "#d9dee4", "#f4f5f6"
 DPI = 160
@@ -36,3 +37,29 @@ RUN_DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)))
 RUN_MARKS = ("o", "s", "^", "v", "p", "<", "h", ">")
 PUBLISHED = {"color": INK, "marker": "D", "markerfacecolor": "white", "markeredgewidth": 1.1, "markersize": 4.5}
 LINE_COLORS = ("#2f6f9f", "#d95f02", "#1b9e77", "#7570b3")  # of models in curves
+
+BIN_NAMES = ("collapsed: 0 … Max/4", "Max/4 … Max/2", "Max/2 … 3Max/4", "overloaded: 3Max/4 … Max")
+
+# Of the HTML report. Texts have a contrast of at least 4.5 on both backgrounds, lines and marks of at least 3.
+PAGE = {
+  "light": {
+    "paper": "#fbfaf7", "panel": "#ffffff", "ink": "#1d2530", "muted": "#5a6472", "line": "#e3e1da", "edge": "#8b9098",
+    "first": "#1f5f8f", "second": "#b35309", "third": "#6b6f8f", "warn": "#b3261e", "soft": "#f1efe8",
+  },
+  "dark": {
+    "paper": "#12151a", "panel": "#191d24", "ink": "#e9e7e1", "muted": "#a2a9b4", "line": "#2b313a", "edge": "#767e8a",
+    "first": "#7fb8e4", "second": "#f0a45d", "third": "#a9acd6", "warn": "#ff8f86", "soft": "#222831",
+  },
+}  # fmt: skip
+
+
+def hex_colors(colors) -> list[str]:
+  """Colours of matplotlib as '#rrggbb'."""
+  return [matplotlib.colors.to_hex(color) for color in colors]
+
+
+def ink_on(background) -> str:
+  """White or near-black, whichever has the higher contrast (WCAG) on an RGBA colour."""
+  linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3]]
+  luminance = sum(part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+  return "white" if luminance < 0.183 else "black"

@@ -7,6 +7,7 @@ summary.json          what it reached (`summary`)
 metrics.jsonl         its course, one line a record (`metrics`), and the same in tensorboard/
 checkpoints/          its states (`checkpoint`)
 private_profile_*     its private inferences, each a JSON and a PNG file of its own (`write_profile`)
+report.html           all that as a page, where `report.page` could be written
 .lock                 held by the process that writes here
 """
 
@@ -178,6 +179,30 @@ def write_profile(workdir: pathlib.Path, profile: Mapping, figure) -> list[pathl
   names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(2)))
   name = next(name for name in names if not (workdir / f"{name}.json").exists())
   return [files.write_json(workdir / f"{name}.json", profile), *write_figures(workdir, {name: figure})]
+
+
+def read_profiles(workdir: pathlib.Path) -> list[dict]:
+  """What `write_profile` wrote into a run's folder, the newest last; a damaged file is left out."""
+  found = []
+  for path in sorted(workdir.glob("private_profile_*.json"), key=lambda path: path.stat().st_mtime):
+    with contextlib.suppress(OSError, ValueError):
+      found.append(files.read_json(path))
+  return [profile for profile in found if profile]
+
+
+def holds_run(workdir: pathlib.Path) -> bool:
+  """Whether a folder is that of a run."""
+  return (workdir / _CONFIG).is_file()
+
+
+def stamps(workdir: pathlib.Path) -> list[tuple[str, int, int]]:
+  """Name, time and size of the files that a run's course changes, for whoever waits for news of it."""
+  changing = [*workdir.glob("*.json"), *workdir.glob("*.jsonl")]
+  found = []
+  for path in sorted(changing):
+    with contextlib.suppress(OSError):  # replaced just now
+      found.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
+  return found
 
 
 def describe() -> dict:
