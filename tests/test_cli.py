@@ -135,7 +135,7 @@ def test_nothing_slow_is_imported_to_check_a_study():
   assert done.stdout == "[]\n", done.stderr
 
 
-FILES_AND_MORE = ("config", "function", "rules", "compare")  # FILE:ARGUMENT and its like, which the command takes apart
+FILES_AND_MORE = ("config", "study", "function", "rules", "compare")  # FILE:ARGUMENT, taken apart by the command
 
 
 @pytest.mark.parametrize(
