@@ -13,8 +13,8 @@ from entropy_attn.errors import UserError
 from entropy_attn.study import Run, Study, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
-STUDIES = ("architectures", "compare", "gamma", "table3", "table4", "table5", "table6", "table7", "table8")
-WITH_NEW_FIELDS = ()  # "open" and "free", once the fields that they name are there
+STUDIES = ("architectures", "collapse", "compare", "gamma", "table3", "table4", "table5", "table6", "table7", "table8")
+WITH_NEW_FIELDS = ("open", "free")
 OUT = pathlib.Path("runs/x")
 
 
