@@ -260,10 +260,14 @@ def _check_data(data) -> None:
 
 
 def completed(saved: ConfigDict) -> ConfigDict:
-  """The config of an earlier version with the fields that it did not have, whose defaults are what it then did."""
+  """The config of an earlier version with the fields that it did not have, whose defaults are what it then did.
+
+  Raises:
+    TypeError: where what should be a group is none.
+  """
   whole = base().to_dict()
   for group, values in saved.to_dict().items():
-    whole[group] = whole[group] | values if group in whole and isinstance(values, Mapping) else values
+    whole[group] = whole[group] | values if group in whole else values
   return ConfigDict(whole)
 
 

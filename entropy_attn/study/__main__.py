@@ -51,6 +51,7 @@ def main() -> None:
   import jax
 
   from entropy_attn import files
+  from entropy_attn.report.page.live import Live
   from entropy_attn.run import folder, summary
   from entropy_attn.study import execute, record, render, table
 
@@ -68,9 +69,13 @@ def main() -> None:
     return
   with folder.opened(workdir):
     record.write(workdir, study, configs)
-    so_far = lambda failures: files.write_json(
-      workdir / "table.json", table.collect(study, configs, workdir, damaged | failures)
-    )
+    live = Live(workdir)
+
+    def so_far(failures) -> None:
+      """What there is after a run that ended: the table in numbers, and the report."""
+      files.write_json(workdir / "table.json", table.collect(study, configs, workdir, damaged | failures))
+      live.update()
+
     steps = {job.name: configs[job].train.steps for job in todo}
     try:
       failures = execute.train_all(todo, workdir, side_by_side=FLAGS.jobs, steps=steps, on_finish=so_far)
@@ -79,6 +84,7 @@ def main() -> None:
       sys.exit(130)
     result = table.collect(study, configs, workdir, damaged | failures)
     written, all_drawn = render.write(result, workdir)
+    live.update(at_once=True)  # it reads all that
   cli.write_json(result)
   print(f"\n{render.text(result)}\n\n{workdir}/: {', '.join(written)}")
   sys.exit(bool(table.went_wrong(result)) or not all_drawn)
