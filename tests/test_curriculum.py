@@ -123,6 +123,7 @@ def test_the_scale_is_the_running_mean_of_what_was_seen_until_the_fade_ends():
   assert seen[-1][0] != pytest.approx(seen[-1][1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_devices_or_accumulation():
   whole = one_step(fading(mesh__data=1), steps=3)
   parts = one_step(fading(mesh__data=1, train__accumulation=4), steps=3)

@@ -148,6 +148,7 @@ def test_the_step_follows_the_gradient_of_that_loss():
   assert_close(first_moment, jax.tree.map(lambda g: np.asarray(g * scale), expected), rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_does_not_depend_on_devices_or_accumulation():
   single = taught_steps(student(mesh__data=1))
   assert_close(taught_steps(student(mesh__data=1, train__accumulation=4)), single, rtol=2e-4, atol=5e-6)

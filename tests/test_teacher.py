@@ -25,6 +25,9 @@ STUDENT = {"model.ffn": "mlp", "regularizer.weight": 0, "distill.entropy_weight"
 FADED = 22  # steps: 0.9 of 24
 
 
+pytestmark = pytest.mark.slow  # whole runs of a teacher and its students
+
+
 @pytest.fixture(scope="module")
 def taught(corpus, tmp_path_factory):
   """(the teacher's folder, the student's, its overrides, what it said): both uninterrupted."""

@@ -156,7 +156,10 @@ def test_a_scale_reaches_the_published_entropies_where_ours_are_smaller(made):
   assert {cells.norm.vmax for axes in figure.axes for cells in heatmaps(axes)} == {published.MAX_ENTROPY}
 
 
-@pytest.mark.parametrize("how", [{"rows": 1, "seeds": 1}, {"rows": 4}, {"rows": 8}, {"rows": 20}, {"gammas": GAMMAS}])
+_MANY = [pytest.param(how, marks=pytest.mark.slow) for how in ({"rows": 20}, {"gammas": GAMMAS})]
+
+
+@pytest.mark.parametrize("how", [{"rows": 1, "seeds": 1}, {"rows": 4}, {"rows": 8}, *_MANY])
 def test_no_text_lies_on_another_or_is_clipped(made, how):
   *_, figures = made(**how)
   assert "pareto" in figures
