@@ -120,7 +120,7 @@ def _built() -> dict[str, dict]:
     )
   )
 
-  entropy = value("entropy", "entropy, nats", zero=False)
+  entropy = value("entropy", "entropy, nats", domainMin=0)
   small = alt.X("step:Q", title=None, axis=alt.Axis(format="~s", tickCount=5), scale=alt.Scale(nice=False))
   band = named("table").mark_area(opacity=0.16, color=alt.expr("second"), aria=False)
   head = (
