@@ -29,6 +29,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     "step", None, "With --mode=eval: the checkpoint of this step; default: the newest.", lower_bound=0
   )
+  flags.DEFINE_bool("report", True, "Write report.html as the run goes, where requirements-report.txt is installed.")
   flags.DEFINE_bool("accept_changed_text", False, "Resume although the text is not what the run was trained on.")
   processes.define_flags()
   cli.add_check(check_flags)
@@ -56,7 +57,8 @@ def main() -> None:
   processes.join()
   training = FLAGS.mode == "train"
   if training:
-    reached = train_lib.train(config, workdir, accept_changed_text=FLAGS.accept_changed_text)
+    options = {"accept_changed_text": FLAGS.accept_changed_text, "report": FLAGS.report}
+    reached = train_lib.train(config, workdir, **options)
   else:
     reached = evaluate.evaluate_checkpoint(config, workdir, FLAGS.step)
   result = summary.read(workdir) if reached is None else summary.summarize(counts.summary(config), reached)
@@ -64,7 +66,7 @@ def main() -> None:
     result["private_inference"] = _private_cost(config)
     figures.write_run_figures(workdir)
     summary.write(workdir, result)  # last: where it lies, all the rest does
-    Live(workdir).update(at_once=True)  # it reads all that
+    Live(workdir, wanted=FLAGS.report).update(at_once=True)  # it reads all that
   if jax.process_index() == 0:
     cli.write_json(result)
     print(tables.run_summary(result))

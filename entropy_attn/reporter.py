@@ -24,15 +24,16 @@ class Reporter:
   Args:
     workdir: the run's folder; the first process alone records there.
     start: the step that the run goes on from.
+    report: whether it writes the run's report, too, now and then.
 
   Raises:
     UserError: where the disk is full, or what is recorded there is no record; so do the methods.
   """
 
-  def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int):
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path, start: int, *, report: bool = True):
     self._config, self._max_entropy = config, config_lib.bins_max(config)
     self._writer = Writer(workdir, start) if jax.process_index() == 0 else None
-    self._live = Live(workdir) if self._writer else None
+    self._live = Live(workdir, wanted=report) if self._writer else None
     if self._writer:
       self._writer.write_hparams(_hparams(config))
     self._pending = None

@@ -22,11 +22,14 @@ from entropy_attn.stop import StopSignal
 from entropy_attn.train_step import abstract_state, init_state, trace_train_step
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: bool = False) -> dict | None:
+def train(
+  config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: bool = False, report: bool = True
+) -> dict | None:
   """Trains, or resumes, the run of a folder.
 
   Args:
     accept_changed_text: go on although the text is another than the run was trained on until now.
+    report: write its report as it goes.
 
   Returns:
     What it reached: status (finished or diverged), step, divergence, the last evaluation, times. None where the run had
@@ -77,7 +80,7 @@ def train(config: ConfigDict, workdir: pathlib.Path, *, accept_changed_text: boo
     step_fn, compile_seconds = timed("compiling the training step", lambda: traced.lower().compile())
     evaluator = Evaluator(config, dataset, mesh)
     evaluated = metrics.has(workdir, "eval", start)  # if not, a stop came before it
-    reporter = Reporter(config, workdir, start)
+    reporter = Reporter(config, workdir, start, report=report)
 
     def save() -> int:
       """Saves the state as it is, with the position of its data; returns its step."""

@@ -32,7 +32,7 @@ def test_studies_of_the_repository_load_and_their_commands_train_what_they_say(n
   for job in jobs:
     config = runs.load_config(job, OUT)
     assert config.train.seed == job.seed and config.train.on_nonfinite == "record"
-    typed = dict(flag.removeprefix("--config.").split("=", 1) for flag in runs.command(job, OUT)[5:])
+    typed = dict(flag.removeprefix("--config.").split("=", 1) for flag in runs.command(job, OUT)[5:-1])
     parsed = {field: fields.find(field).parse(field, text) for field, text in typed.items()}
     assert {f: config[f.split(".")[0]][f.split(".")[1]] for f in parsed} == parsed
     assert (config.model.d_model == 768) == (scale == "paper")
@@ -107,6 +107,7 @@ def test_command_is_what_a_user_would_type():
     "--config.model.remat=true",
     "--config.eval.max_entropy=none",
     "--config.train.seed=0",
+    "--noreport",
   ]
   config = runs.load_config(job, OUT)
   assert (config.train.steps, config.model.remat, config.eval.max_entropy) == (4, True, None)

@@ -159,7 +159,7 @@ def tiny(tmp_path):
     path.write_text(
       f"from entropy_attn.study import Run, Study\n\n\ndef get_study(scale):\n  return Study([{', '.join(lines)}])\n"
     )
-    return [sys.executable, "-m", "entropy_attn.study", f"--study={path}", f"--workdir={tmp_path / out}"]
+    return [sys.executable, "-m", "entropy_attn.study", f"--study={path}", f"--workdir={tmp_path / out}", "--noreport"]
 
   return write
 

@@ -26,7 +26,8 @@ def lines(workdir, kind="train"):
 
 def command(workdir, overrides, *flags, config="configs/quickstart.py"):
   fields = [f"--config.{name}={value}" for name, value in (TINY | overrides).items()]
-  return [sys.executable, "-m", "entropy_attn.main", f"--config={config}", f"--workdir={workdir}", *fields, *flags]
+  main = [sys.executable, "-m", "entropy_attn.main", "--noreport"]  # seconds of each run that no test needs
+  return [*main, f"--config={config}", f"--workdir={workdir}", *fields, *flags]
 
 
 def popen(arguments):

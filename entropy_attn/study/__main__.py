@@ -28,6 +28,7 @@ def define_flags() -> None:
   flags.DEFINE_integer("jobs", 1, "Runs side by side: CPUs, and a GPU's memory, are divided among them.", lower_bound=1)
   flags.DEFINE_integer("seeds", None, "Seeds of each run, in place of the study's own number.", lower_bound=1)
   flags.DEFINE_multi_string("override", [], "group.field=value for all runs, such as train.steps=1200.")
+  flags.DEFINE_bool("report", True, "Write report.html as runs end, where requirements-report.txt is installed.")
   flags.DEFINE_bool("print-commands", False, "Print what would train what is missing, one command a line, and end.")
   cli.define_json()
   cli.add_check(check_flags)
@@ -69,7 +70,7 @@ def main() -> None:
     return
   with folder.opened(workdir):
     record.write(workdir, study, configs)
-    live = Live(workdir)
+    live = Live(workdir, wanted=FLAGS.report)
 
     def so_far(failures) -> None:
       """What there is after a run that ended: the table in numbers, and the report."""

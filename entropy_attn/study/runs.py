@@ -160,10 +160,10 @@ def load_config(job: Job, workdir: pathlib.Path) -> ConfigDict:
 
 
 def command(job: Job, workdir: pathlib.Path) -> list[str]:
-  """The command line that trains a job, or goes on with it."""
+  """The command line that trains a job, or goes on with it; the study's report shows it, so it writes none."""
   overrides = [f"--config.{name}={fields.find(name).shown(v)}" for name, v in _overrides(job, workdir).items()]
   main = [sys.executable, "-m", "entropy_attn.main"]
-  return [*main, f"--config={job.run.config}", f"--workdir={workdir / job.name}", *overrides]
+  return [*main, f"--config={job.run.config}", f"--workdir={workdir / job.name}", *overrides, "--noreport"]
 
 
 def chosen(all_jobs: Sequence[Job], only: Iterable[str]) -> list[Job]:

@@ -281,7 +281,7 @@ def test_the_program_of_the_charts_is_kept_and_a_damaged_copy_made_anew(tmp_path
 
 def test_a_run_ends_with_its_report(tmp_path, corpus):
   workdir = tmp_path / "run"
-  tiny_runs.run(workdir, corpus)
+  tiny_runs.run(workdir, corpus, "--report")
   text = (workdir / "report.html").read_text()
   reached = json.loads((workdir / "summary.json").read_text())
   assert f"<dd>{reached['perplexity']:.2f}</dd>" in text

@@ -180,6 +180,7 @@ def test_long_names_are_cut_and_their_perplexities_are_not(made):
   assert all(any(text.endswith(f"… · {perplexity:.2f}") for text in written) for perplexity in reached)
 
 
+@pytest.mark.slow
 def test_runs_of_several_depths_and_nothing_but_divergence(made):
   workdir, result, _ = made()
   deep_dir, deep, _ = made(rows=4, shape=(12, 12))

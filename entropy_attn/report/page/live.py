@@ -14,13 +14,13 @@ PART = 0.02  # … and so long that writing takes no larger part of the run's ti
 class Live:
   """Keeps report.html in a run's folder up to date, where the packages of requirements-report.txt are installed."""
 
-  def __init__(self, workdir: pathlib.Path):
-    self._workdir = workdir
+  def __init__(self, workdir: pathlib.Path, *, wanted: bool = True):
+    self._workdir, self._wanted = workdir, wanted
     self._next = time.monotonic() + SECONDS  # a run that is over within a minute has one at its end
     self._failed = False
 
   def update(self, *, at_once: bool = False) -> None:
-    """Writes the report, unless the last one, or the start, was a short while ago, or the packages are not there.
+    """Writes the report, unless none is wanted, the last one or the start was a short while ago, or packages lack.
 
     Whatever goes wrong is told, once.
 
@@ -28,7 +28,7 @@ class Live:
       at_once: however old the last one is: for the end of a run.
     """
     started = time.monotonic()
-    if not extra.installed() or (started < self._next and not at_once):
+    if not self._wanted or not extra.installed() or (started < self._next and not at_once):
       return
     try:
       from entropy_attn.report.page import page  # only here: it imports what may not be there

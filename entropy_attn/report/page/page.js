@@ -279,9 +279,9 @@ function showStep(at) {
   slider.setAttribute("aria-valuetext", `step ${step}`);
   $("step-shown").textContent = `step ${count(step)} of ${count(run.steps.at(-1))}`;
   fillMap(cells, run, at);
-  $("collapsed").textContent = named(values, run, 0, "head has collapsed", "heads have collapsed", "No head has collapsed at this step.");
-  $("broken").textContent = named(values, run, null, "head is not finite", "heads are not finite", "");
-  $("overloaded").textContent = named(values, run, 3, "head is overloaded", "heads are overloaded", "No head is overloaded at this step.");
+  $("collapsed").textContent = named(values, run, 0, "heads has collapsed", "heads have collapsed", "No head has collapsed at this step.");
+  $("broken").textContent = named(values, run, null, "heads is not finite", "heads are not finite", "");
+  $("overloaded").textContent = named(values, run, 3, "heads is overloaded", "heads are overloaded", "No head is overloaded at this step.");
   read(null);
   showFigures();
   for (const chart of [charts.loss, charts.layers, charts.shares, charts.head, charts.temperature, charts.share]) chart.move(step);
