@@ -133,6 +133,7 @@ def test_it_does_not_depend_on_devices_or_accumulation():
   assert_close(sharded, whole, rtol=3e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_are_the_same():
   assert_close(one_step(fading(model__remat=True), steps=2), one_step(fading(), steps=2), rtol=1e-4, atol=1e-6)
 

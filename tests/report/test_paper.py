@@ -17,6 +17,7 @@ from entropy_attn.errors import UserError
 from entropy_attn.report import draw, paper, paper_pareto, style
 from entropy_attn.run import folder
 
+pytestmark = pytest.mark.slow  # each draws several figures as for print
 GAMMAS = [0.0, 0.1, 0.15, 0.2, 0.25, 0.3]
 
 

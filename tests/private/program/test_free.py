@@ -84,6 +84,7 @@ def test_what_a_config_tells_is_what_the_weights_make():
     assert spec_lib.Spec.from_json(model.spec.to_json()) == model.spec
 
 
+@pytest.mark.slow
 def test_value_residuals_go_on_from_a_cache():
   config, variables = make(ARCHITECTURES["SM+VRes+ScFuFFN(−1)"], num_layers=3)
   _, model = folded(config, variables)
