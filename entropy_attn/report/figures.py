@@ -20,8 +20,6 @@ from entropy_attn.errors import UserError
 from entropy_attn.report import draw, style, tables
 from entropy_attn.run import folder, metrics
 
-BINS = draw.BINS
-
 
 def heatmap(entropy_LxH, max_entropy: float, title: str) -> Figure:
   """Entropy of each head, layers downwards and heads to the right (Figure 3).

@@ -97,9 +97,10 @@ def write_figures(result: Mapping, workdir: pathlib.Path) -> list[str]:
   if names and measured:
     from entropy_attn.report import paper
 
-    drawn = folder.write_figures(workdir, paper.paper_figures(names, result, workdir), ("png", "pdf"))
-    written += [path.name for path in drawn]
-    for name, reason in paper.missing(names, result, workdir).items():
+    drawn = paper.paper_figures(names, result, workdir)
+    written += [path.name for path in folder.write_figures(workdir, drawn, ("png", "pdf"))]
+    left = [name for name in names if name not in drawn]
+    for name, reason in paper.missing(left, result, workdir).items():  # it reads the runs' courses again
       say(f"{name} is not drawn: {reason}")
   return written
 

@@ -13,7 +13,7 @@ import pytest
 
 from entropy_attn import config as config_lib
 from entropy_attn.errors import UserError
-from entropy_attn.report import figures
+from entropy_attn.report import draw, figures
 
 GRID = np.linspace(0, 3.5, 24).reshape(6, 4)
 
@@ -89,7 +89,7 @@ def test_comparison_draws_each_run_and_what_is_not_finite():
   assert [_texts(axes)[-1] for axes in heatmaps] == ["a · PPL not finite", "b · PPL 3.20"]
   bars = next(axes for axes in figure.axes if axes.get_legend())
   assert [label.get_text() for label in bars.get_yticklabels()] == ["a", "b"]
-  assert [text.get_text() for text in bars.get_legend().get_texts()] == [*figures.BINS, "not finite"]
+  assert [text.get_text() for text in bars.get_legend().get_texts()] == [*draw.BINS, "not finite"]
   widths = [patch.get_width() for patch in bars.patches]
   np.testing.assert_allclose(widths, [25, 25, 25, 0, 25, 0, 0, 40, 60])
 

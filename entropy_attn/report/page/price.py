@@ -51,16 +51,16 @@ def lan() -> tuple[float, float]:
 
 def latency(cost: Mapping, megabits: float, rtt_ms: float) -> dict[str, float]:
   """Seconds of both phases over a line, on as many threads as the cost is of: what the page shows first."""
-  return {phase: _seconds(cost[phase].values(), megabits, rtt_ms) for phase in _PHASES}
+  from entropy_attn.private.price import lines as lines_lib
+
+  fields = ("total_bytes", "rounds", "seconds")
+  total = lambda phase: {name: sum(of[i] for of in cost[phase].values()) for i, name in enumerate(fields)}
+  return {phase: lines_lib.latency(total(phase), megabits, rtt_ms) for phase in _PHASES}
 
 
 def size(cost: Mapping) -> dict[str, float]:
   """Bytes of both phases, both ways."""
   return {phase: sum(operation[0] for operation in cost[phase].values()) for phase in _PHASES}
-
-
-def _seconds(operations, megabits: float, rtt_ms: float) -> float:
-  return sum(b * 8e-6 / megabits + rounds * rtt_ms / 1e3 + seconds for b, rounds, seconds in operations)
 
 
 def _operations(groups: Mapping) -> dict[str, list]:
