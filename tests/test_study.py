@@ -14,7 +14,7 @@ from entropy_attn.study import Run, Study, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUDIES = ("architectures", "collapse", "compare", "gamma", "table3", "table4", "table5", "table6", "table7", "table8")
-WITH_NEW_FIELDS = ("open", "free")
+WITH_NEW_FIELDS = ("open", "free", "recipes")
 OUT = pathlib.Path("runs/x")
 
 
@@ -39,7 +39,7 @@ def test_studies_of_the_repository_load_and_their_commands_train_what_they_say(n
     assert (config.data.name == "python_source") == (scale != "paper")
 
 
-@pytest.mark.parametrize("name", ("open", "free"))
+@pytest.mark.parametrize("name", ("open", "free", "recipes"))
 def test_studies_name_each_row_once_and_compare_what_is_there(name):
   for scale in runs.SCALES:
     study = load(name, scale)

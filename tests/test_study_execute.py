@@ -212,7 +212,7 @@ def test_two_at_a_time_or_commands_run_by_hand_reach_what_one_after_the_other_do
 def test_what_failed_was_deleted_or_damaged_is_mended_by_the_same_command(tiny, tmp_path):
   out = tmp_path / "out"
   broken = {"broken": (QUICK, {"data.path": str(tmp_path / "absent")})}
-  first = _call(tiny(**broken, **BOTH), "--only=broken,ereg", f"--json={tmp_path / 'copy.json'}", expect=1)
+  first = _call(tiny(**broken, **BOTH), "--only=broken", "--only=ereg", f"--json={tmp_path / 'copy.json'}", expect=1)
   rows = {row["name"]: row for row in json.loads((out / "table.json").read_text())["runs"]}
   assert {name: row["status"] for name, row in rows.items()} == {
     "broken": "failed", "ereg": "finished", "base": "not trained",

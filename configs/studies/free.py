@@ -11,6 +11,7 @@ All but ereg, the published row, have a temperature a head, which folds; one a p
 smoke: seconds a run. small: the quick setting as it is, one seed, 19 runs: just under an hour on two quiet cores with
 --jobs=2, computed from the quickstart's time; --seeds=3 (2.9 h) before a claim rests on it. paper: CodeParrot, T = 128,
 about 15 h on one H100, computed.
+`together` is taken apart in recipes.py.
 Published: none of it for this model but its baselines; AERO's k=6 of 12 removed 3.25 with regularisation (T = 128).
 """
 

@@ -49,7 +49,7 @@ def pareto(runs: Sequence[PaperRun]) -> Figure:
   blocks = [(points(runs), ("predicted, GB both ways", "predicted, seconds on a WAN"))]
   printed = [point for run in runs if (point := _printed(run))]
   printed = first_of_each(printed, lambda point: (point.label, point.perplexity, point.total))
-  if printed:
+  if len(printed) > 1:  # one point has no front
     blocks.append((printed, ("published, GB both ways", "published, seconds on a WAN")))
   heights = [_height(block) for block, _ in blocks]
   height = 0.15 + sum(above + body + _ABOVE + _BELOW for above, body in heights)

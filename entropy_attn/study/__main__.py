@@ -24,7 +24,7 @@ def define_flags() -> None:
   """Defines the command's flags."""
   flags.DEFINE_string("study", None, "FILE or FILE:SCALE, as under configs/studies/; smoke, small (default) or paper.")
   cli.define_path("workdir", None, "The folder of the runs and of the table.")
-  flags.DEFINE_list("only", [], "Train these runs, and what they start from; the table shows what the others have.")
+  flags.DEFINE_multi_string("only", [], "Train these runs, as in --only=ereg,sm, and what they start from.")
   flags.DEFINE_integer("jobs", 1, "Runs side by side: CPUs, and a GPU's memory, are divided among them.", lower_bound=1)
   flags.DEFINE_integer("seeds", None, "Seeds of each run, in place of the study's own number.", lower_bound=1)
   flags.DEFINE_multi_string("override", [], "group.field=value for all runs, such as train.steps=1200.")
@@ -46,7 +46,7 @@ def main() -> None:
   study = runs.with_overrides(runs.load_study(FLAGS.study), FLAGS.override)
   study = study if FLAGS.seeds is None else runs.with_seeds(study, FLAGS.seeds)
   jobs = runs.jobs(study)
-  chosen = runs.chosen(jobs, FLAGS.only)
+  chosen = runs.chosen(jobs, [name for names in FLAGS.only for name in names.split(",") if name])
   configs = {job: runs.load_config(job, workdir) for job in jobs}
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
   import jax
