@@ -151,6 +151,14 @@ def test_what_a_run_is_called_is_no_markup(tmp_path):
   assert nasty not in text and "&lt;script&gt;bad()" in text and "<script>bad" not in text
 
 
+@pytest.mark.parametrize("count, scrolls", [(12, False), (13, True)])
+def test_a_long_table_of_runs_does_not_push_the_heads_off_the_screen(tmp_path, count, scrolls):
+  write_study(tmp_path, {f"run{i}": {} for i in range(count)})
+  text = page.render(tmp_path)
+  assert text.count('<button type="button">run') == count
+  assert ('<div class="rows" role="region" aria-label="All runs" tabindex="0">' in text) == scrolls
+
+
 def test_a_study_without_a_table_yet_and_a_run_that_cannot_be_read(tmp_path):
   write_study(tmp_path, {"one": {}, "two": {}})
   (tmp_path / "table.json").unlink()
