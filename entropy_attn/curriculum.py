@@ -27,7 +27,6 @@ from entropy_attn import reparam
 from entropy_attn.errors import UserError
 
 COLLECTION = "curriculum"
-_EPSILON = 1e-5
 # Of s a step: a batch of thousands of tokens needs no more steps than ten, and the stream grows as it learns.
 _DECAY = 0.9
 # The linears that read each norm, by their names in the model.
@@ -58,13 +57,15 @@ def with_fade(model_state: dict, fade: jax.Array) -> dict:
 class Norm(nn.Module):
   """LayerNorm that becomes a constant scale; float32. s moves wherever its collection is mutable (a training step)."""
 
+  epsilon: float
+
   @nn.compact
   def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
     D = x_BxTxD.shape[-1]
     gain_D = self.param("scale", nn.initializers.ones_init(), (D,))
     bias_D = self.param("bias", nn.initializers.zeros_init(), (D,))
     centred_BxTxD = x_BxTxD - jnp.mean(x_BxTxD, axis=-1, keepdims=True)
-    inverse_BxTx1 = jax.lax.rsqrt(jnp.mean(jnp.square(centred_BxTxD), axis=-1, keepdims=True) + _EPSILON)
+    inverse_BxTx1 = jax.lax.rsqrt(jnp.mean(jnp.square(centred_BxTxD), axis=-1, keepdims=True) + self.epsilon)
     seen = jax.lax.stop_gradient(jnp.mean(inverse_BxTx1))
     fade = _fade(self)
     average = self.variable(COLLECTION, "inverse_std", lambda: seen)
