@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "entropy_attn"
 # What is typed: thin, and imported by nothing. Names are without the package's own.
 COMMANDS = {
-  "main", "flops", "study.__main__", "report.__main__",
+  "main", "flops", "generate", "study.__main__", "report.__main__",
   "private.profile", "private.serve", "private.generate", "private.prepare", "private.cost",
   "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 }  # fmt: skip
@@ -49,7 +49,10 @@ ONLY = {
   "sharding": ("errors",),
   "loss": ("sharding",),
   "curriculum": ("errors", "reparam"),
-  "model": ("attention", "curriculum", "loss", "reparam", "sharding", "sizes"),
+  "cache": (),
+  "model": ("attention", "cache", "curriculum", "loss", "reparam", "sharding", "sizes"),
+  "sampling": ("errors",),
+  "data.stream": (),
   "data": ("data", "errors", "locks", "owned", "paths", "progress"),
   "fields": ("data.corpora", "errors"),
   "usage": ("fields",),
@@ -69,6 +72,7 @@ NEVER = [
   ("private", ("study", "train", "evaluate", "run.checkpoint")),
   ("interop", ("run", "report", "study", "private", "train", "evaluate")),
   ("train", ("private", "study", "report")),
+  ("decode", ("private", "train", "evaluate", "run")),  # whatever gives it a model
 ]
 
 
