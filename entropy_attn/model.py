@@ -236,7 +236,8 @@ class Block(nn.Module):
   def norm(self, name: str):
     """x → its norm: the config's, or one that fades."""
     fades = self.fading is not None and self.fading.norm != "none"
-    return curriculum.Norm(name=name) if fades else NORMS[self.config.norm](name=name)
+    keeps_bias = fades and self.fading.norm_bias == "kept"
+    return curriculum.Norm(keeps_bias, name=name) if fades else NORMS[self.config.norm](name=name)
 
   def activation(self):
     """x → its activation: the config's, or one that fades."""
