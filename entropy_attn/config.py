@@ -192,6 +192,8 @@ def _check_model(m) -> None:
     raise UserError(
       f"model.ffn=fused needs model.activation=identity, not {m.activation}: a nonlinearity cannot be fused"
     )
+  if m.ffn == "fused" and m.ffn_width:
+    raise UserError(f"model.ffn_width={m.ffn_width} has no effect with model.ffn=fused: leave it out")
   if m.ffns_removed > m.num_layers:
     raise UserError(f"model.ffns_removed={m.ffns_removed} is more than model.num_layers={m.num_layers}")
   if m.temperature != "none" and m.temperature_init <= 0:

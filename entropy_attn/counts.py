@@ -10,7 +10,7 @@ import math
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import entropy, model, reparam
+from entropy_attn import entropy, model, reparam, sizes
 
 # Dense bf16 FLOP/s of one JAX device, by jax.Device.device_kind. Source: the vendors' data sheets, without sparsity;
 # GeForce cards at their float32-accumulating rate, which is what matrix products use.
@@ -62,7 +62,7 @@ class NonlinearOp:
 def ffn_flops(model_config: Mapping) -> int:
   """FLOPs of all FFNs over one sequence of T tokens, as in Tables 3, 4, 7 and 8: two per multiply-add.
 
-  An MLP d→4d→d costs L·2·(2·T·d·4d), a fused linear L·2·T·d²; L less those that were removed.
+  An MLP d→F→d costs L·2·(2·T·d·F), F being 4d unless model.ffn_width says another, a fused linear L·2·T·d²; L less those that were removed.
   """
   m = model_config
   return _ffns(m) * m["context_length"] * 2 * _ffn_weights(m)
@@ -91,7 +91,7 @@ def nonlinear_ops(model_config: Mapping) -> list[NonlinearOp]:
   if m["norm"] == "layernorm":
     ops.append(NonlinearOp("LN", layers + _ffns(m), length, width))
   if m["activation"] != "identity" and _ffns(m):
-    ops.append(NonlinearOp({"gelu": "G", "relu": "R"}[m["activation"]], _ffns(m), length, 4 * width))
+    ops.append(NonlinearOp({"gelu": "G", "relu": "R"}[m["activation"]], _ffns(m), length, sizes.ffn_width(m)))
   ops.append(NonlinearOp("ln_f", 1, length, width, published=False))
   return ops
 
@@ -164,7 +164,7 @@ def summary(config: ConfigDict) -> dict:
 
 def _ffn_weights(m: Mapping) -> int:
   """Weights of one layer's FFN, biases aside."""
-  return m["d_model"] ** 2 * (1 if m["ffn"] == "fused" else 8)
+  return m["d_model"] * (m["d_model"] if m["ffn"] == "fused" else 2 * sizes.ffn_width(m))
 
 
 def _ffns(m: Mapping) -> int:
@@ -175,7 +175,7 @@ def _ffns(m: Mapping) -> int:
 def _ffn_columns(m: Mapping) -> dict[str, int]:
   """Output columns of each linear of an FFN, by its name in the model."""
   width = m["d_model"]
-  return {"fused": width} if m["ffn"] == "fused" else {"up": 4 * width, "down": width}
+  return {"fused": width} if m["ffn"] == "fused" else {"up": sizes.ffn_width(m), "down": width}
 
 
 def _biases_and_gains(m: Mapping, columns: Mapping[str, int]) -> int:

@@ -29,7 +29,6 @@ from entropy_attn import reparam
 from entropy_attn.errors import UserError
 
 COLLECTION = "curriculum"
-_EPSILON = 1e-5
 # Of s a step: a batch of thousands of tokens needs no more steps than ten, and the stream grows as it learns.
 _DECAY = 0.9
 _UNSEEN = 0.0  # of s before the first step: what that step sees is taken whole
@@ -69,9 +68,11 @@ class Norm(nn.Module):
   """LayerNorm that becomes a constant scale; float32. s moves wherever its collection is mutable (a training step).
 
   Attributes:
+    epsilon: added to the variance.
     keeps_bias: whether its bias stays. It is told in the state, too: `fold` sees no more of a curriculum.
   """
 
+  epsilon: float
   keeps_bias: bool = False
 
   @nn.compact
@@ -80,7 +81,7 @@ class Norm(nn.Module):
     gain_D = self.param("scale", nn.initializers.ones_init(), (D,))
     bias_D = self.param("bias", nn.initializers.zeros_init(), (D,))
     centred_BxTxD = x_BxTxD - jnp.mean(x_BxTxD, axis=-1, keepdims=True)
-    inverse_BxTx1 = jax.lax.rsqrt(jnp.mean(jnp.square(centred_BxTxD), axis=-1, keepdims=True) + _EPSILON)
+    inverse_BxTx1 = jax.lax.rsqrt(jnp.mean(jnp.square(centred_BxTxD), axis=-1, keepdims=True) + self.epsilon)
     seen = jax.lax.stop_gradient(jnp.mean(inverse_BxTx1))
     fade = _fade(self)
     average = self.variable(COLLECTION, "inverse_std", lambda: seen)
@@ -140,7 +141,8 @@ def _fold_stack(stack: Mapping, state: Mapping) -> dict:
     for name in (name for name in _READERS[norm] if name in blocks):
       reader = dict(blocks[name])
       if "kept_bias" in state[norm]:
-        reader["bias"] = reader["bias"] + jnp.einsum("LD,LDN->LN", learned["bias"], reader["kernel"])
+        kept_LxD = state[norm]["kept_bias"][:, None] * learned["bias"]
+        reader["bias"] = reader["bias"] + jnp.einsum("LD,LDN->LN", kept_LxD, reader["kernel"])
       kernel_LxDxN = scale_LxD[..., None] * reader["kernel"]
       # c(x) W = x (W − the mean of its rows)
       reader["kernel"] = kernel_LxDxN - jnp.mean(kernel_LxDxN, axis=-2, keepdims=True)

@@ -174,7 +174,7 @@ GROUPS: dict[str, dict[str, Field]] = {
   "model": {
     "num_layers": _int(12, "L", least=1),
     "num_heads": _int(12, "H; they divide d_model", least=1),
-    "d_model": _int(768, "d; the FFN's hidden width is 4 × d_model", least=1),
+    "d_model": _int(768, "d", least=1),
     "context_length": _int(128, "T, the tokens of one training sequence", least=2),
     "max_positions": _int(1024, "rows of the position table; the first T are used", least=2),
     "vocab_size": _int(50_000, "tokens that the model knows", least=2),
@@ -182,8 +182,15 @@ GROUPS: dict[str, dict[str, Field]] = {
       "layernorm", ("layernorm", "none"), "before attention and FFN; the final LayerNorm is kept in every variant"
     ),
     "activation": _choice("gelu", ("gelu", "relu", "identity"), "of the FFN"),
+    "layer_norm_epsilon": _float(1e-5, "added to the variance in every LayerNorm", least=0),
     "gelu": _choice("erf", ("erf", "tanh"), "exact, or by tanh"),
     "ffn": _choice("mlp", ("mlp", "fused"), "fused: one d→d linear, needs activation=identity"),
+    "ffn_width": _int(0, "hidden units of the FFN; 0: 4 × d_model", least=0),
+    "score_scale": _choice(
+      "root_width",
+      ("root_width", "root_width_and_layer", "layer", "none"),
+      "attention scores are divided by sqrt(d / H), by the layer's number from 1, by both or by nothing",
+    ),
     "residual_scaling": _bool(False, "eq. 8: x = beta x_sa + FFN(x_sa) / alpha"),
     "alpha_init": _float(1.0, "alpha of eq. 8 at the start", nonzero=True),
     "beta_init": _float(1.0, "beta of eq. 8 at the start"),

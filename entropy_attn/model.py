@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from entropy_attn import curriculum, reparam, sharding
+from entropy_attn import curriculum, reparam, sharding, sizes
 from entropy_attn.attention import dot_product_attention
 from entropy_attn.loss import cross_entropy_sum
 
@@ -19,10 +19,10 @@ from entropy_attn.loss import cross_entropy_sum
 _STREAM = ("batch", "length", "stream")
 _HEADS = ("batch", "length", "heads", "head_width")
 
-_LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
+_LayerNorm = functools.partial(nn.LayerNorm, dtype=jnp.float32)
 
 # What each choice of a field of config.model stands for; `config` offers these and no others.
-NORMS = {"layernorm": _LayerNorm, "none": lambda name: lambda x: x}
+NORMS = {"layernorm": _LayerNorm, "none": lambda name, epsilon: lambda x: x}
 GELUS = {"erf": functools.partial(nn.gelu, approximate=False), "tanh": functools.partial(nn.gelu, approximate=True)}
 ACTIVATIONS = {"gelu": lambda c: GELUS[c.gelu], "relu": lambda c: nn.relu, "identity": lambda c: lambda x: x}
 FFNS = ("mlp", "fused")
@@ -78,44 +78,68 @@ class GPT(nn.Module):
       variable_axes={"params": 0, "spectral": 0, curriculum.COLLECTION: 0},
       split_rngs={"params": True},
       length=length,
+      in_axes=(0, nn.broadcast),
     )(c, self.fading, has_ffn)
     # Their names are reparam.STACKS.
     if c.ffns_removed < c.num_layers:
       self.blocks = stack(c.num_layers - c.ffns_removed, True)
     if c.ffns_removed:
       self.blocks_without_ffn = stack(c.ffns_removed, False)
-    self.ln_f = _LayerNorm()
+    self.ln_f = _LayerNorm(epsilon=c.layer_norm_epsilon)
 
-  def __call__(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def __call__(
+    self,
+    tokens_BxT: jax.Array,
+    *,
+    positions_BxT: jax.Array | None = None,
+    mask_BxT: jax.Array | None = None,
+    train: bool = False,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Logits float32 [B, T, V], and `out`.
 
     Args:
       tokens_BxT: int32.
+      positions_BxT: the row of the position table of each token, int32; None: 0 to T − 1. One that is not in the table
+        makes its token NaN.
+      mask_BxT: True for a token, False for padding, which nobody attends to and whose own entropies are 0; None: no
+        padding. It moves no position: text padded at its front needs `positions_BxT` besides.
       train: draws the embedding dropout (needs rngs={'dropout': key}).
 
     Raises:
-      ValueError: if T exceeds the positions that the parameters hold.
+      ValueError: if T exceeds the positions that the parameters hold, or for positions where each has a temperature.
     """
-    x_BxTxD, out = self.features(tokens_BxT, train=train)
+    x_BxTxD, out = self.features(tokens_BxT, positions_BxT=positions_BxT, mask_BxT=mask_BxT, train=train)
     return self.logits(x_BxTxD), out
 
-  def features(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The final, normalised hidden state float32 [B, T, D], and `out`."""
+  def features(
+    self,
+    tokens_BxT: jax.Array,
+    *,
+    positions_BxT: jax.Array | None = None,
+    mask_BxT: jax.Array | None = None,
+    train: bool = False,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The final, normalised hidden state float32 [B, T, D], and `out`; arguments are those of a call."""
     c = self.config
     T = tokens_BxT.shape[1]
     longest = c.context_length if c.temperature == "per_head_position" else c.max_positions
     if longest < T:
       raise ValueError(f"{T} tokens exceed the {longest} positions of this model")
+    if positions_BxT is not None and c.temperature == "per_head_position":
+      raise ValueError("positions_BxT: a model of a temperature a position reads positions 0 to T − 1 alone")
     embedding_VxD = sharding.constrain(self.token_embedding, ("vocab", None))
     x_BxTxD = jnp.take(embedding_VxD, tokens_BxT, axis=0)
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
-    x_BxTxD = self.dropout(x_BxTxD + self.position_embedding[:T], deterministic=not train)
+    position_TxD = self.position_embedding[:T]
+    if positions_BxT is not None:
+      position_TxD = jnp.take(self.position_embedding, positions_BxT, axis=0, mode="fill")
+    x_BxTxD = self.dropout(x_BxTxD + position_TxD, deterministic=not train)
     x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
-    x_BxTxD, out = self.through_blocks(x_BxTxD)
+    x_BxTxD, out = self.through_blocks(x_BxTxD, mask_BxT)
     return self.ln_f(x_BxTxD), out
 
-  def through_blocks(self, x_BxTxD: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def through_blocks(self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The residual stream after all blocks, and `out`."""
     c = self.config
     first_BxTxHxK = None
@@ -125,10 +149,10 @@ class GPT(nn.Module):
       first_BxTxHxK = sharding.constrain(none_yet, _HEADS)
     carry, outs, kept = (x_BxTxD, first_BxTxHxK), [], c.num_layers - c.ffns_removed
     if kept:
-      carry, out = self.blocks(carry, jnp.arange(kept))
+      carry, out = self.blocks(carry, jnp.arange(kept), mask_BxT)
       outs.append(out)
     if c.ffns_removed:
-      carry, out = self.blocks_without_ffn(carry, jnp.arange(kept, c.num_layers))
+      carry, out = self.blocks_without_ffn(carry, jnp.arange(kept, c.num_layers), mask_BxT)
       outs.append(out)
     return carry[0], outs[0] if len(outs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
@@ -139,10 +163,17 @@ class GPT(nn.Module):
     return jnp.einsum("BTD,DV->BTV", x_BxTxD.astype(dtype), head_DxV, preferred_element_type=jnp.float32)
 
   def cross_entropy(
-    self, tokens_BxT: jax.Array, targets_BxT: jax.Array, weights_BxT: jax.Array, *, train: bool = False
+    self,
+    tokens_BxT: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+    *,
+    positions_BxT: jax.Array | None = None,
+    mask_BxT: jax.Array | None = None,
+    train: bool = False,
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of the tokens' losses, nats, without ever holding the logits of all; and `out`."""
-    x_BxTxD, out = self.features(tokens_BxT, train=train)
+    x_BxTxD, out = self.features(tokens_BxT, positions_BxT=positions_BxT, mask_BxT=mask_BxT, train=train)
     return cross_entropy_sum(x_BxTxD, self.head_DxV(), targets_BxT, weights_BxT, self.config.dtype), out
 
   def head_DxV(self) -> jax.Array:
@@ -163,15 +194,17 @@ class Block(nn.Module):
   has_ffn: bool = True
 
   @nn.compact
-  def __call__(self, carry: tuple[jax.Array, jax.Array | None], layer: jax.Array):
+  def __call__(self, carry: tuple[jax.Array, jax.Array | None], layer: jax.Array, mask_BxT: jax.Array | None):
     x_BxTxD, first_BxTxHxK = carry
-    x_BxTxD, entropy_BxTxH, first_BxTxHxK = self.attend(x_BxTxD, first_BxTxHxK, layer)
+    x_BxTxD, entropy_BxTxH, first_BxTxHxK = self.attend(x_BxTxD, first_BxTxHxK, layer, mask_BxT)
     if self.has_ffn:
       x_BxTxD = self.feed_forward(x_BxTxD)
     nonfinite = jnp.sum(~jnp.all(jnp.isfinite(x_BxTxD), axis=-1), dtype=jnp.int32)
     return (x_BxTxD, first_BxTxHxK), {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
 
-  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array):
+  def attend(
+    self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array, mask_BxT: jax.Array | None
+  ):
     """x + MHA(LN(x)), the entropy [B, T, H], and v_1.
 
     With value residuals (Zhou et al., 2024, arXiv:2410.17897, both of their weights fixed at 1/2) every layer but the
@@ -193,16 +226,22 @@ class Block(nn.Module):
       first_BxTxHxK = jnp.where(layer == 0, v_BxTxHxK, first_BxTxHxK)
       v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
     arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
-    axes = [_HEADS] * 3
+    arrays["scale"] = jnp.asarray(sizes.score_scale(c, layer), jnp.float32)
+    axes = [_HEADS] * 3 + [()]
     if c.temperature != "none":
       arrays["temperature"] = self.temperature(T)
       axes.append(("heads", "length"))
+    if mask_BxT is not None:
+      arrays["mask"] = mask_BxT[:, None, None, :]
+      axes.append(("batch", None, None, "length"))
     out_BxTxHxK, entropy_BxTxH = sharding.per_shard(
       lambda *parts: dot_product_attention(**dict(zip(arrays, parts, strict=True)), implementation=c.attention),
       axes,
       (_HEADS, _HEADS),
       *arrays.values(),
     )
+    if mask_BxT is not None:
+      entropy_BxTxH = jnp.where(mask_BxT[..., None], entropy_BxTxH, 0)
     out_std = OUT_INITS[c.attention_out_init](c)
     out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK.reshape(B, T, D))
     return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH, first_BxTxHxK
@@ -225,7 +264,7 @@ class Block(nn.Module):
     if c.ffn == "fused":
       h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
     else:
-      h_BxTxF = self.activation()(linear(4 * D, name="up")(h_BxTxD))
+      h_BxTxF = self.activation()(linear(sizes.ffn_width(c), name="up")(h_BxTxD))
       h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
@@ -236,8 +275,10 @@ class Block(nn.Module):
   def norm(self, name: str):
     """x → its norm: the config's, or one that fades."""
     fades = self.fading is not None and self.fading.norm != "none"
-    keeps_bias = fades and self.fading.norm_bias == "kept"
-    return curriculum.Norm(keeps_bias, name=name) if fades else NORMS[self.config.norm](name=name)
+    kind = NORMS[self.config.norm]
+    if fades:
+      kind = functools.partial(curriculum.Norm, keeps_bias=self.fading.norm_bias == "kept")
+    return kind(name=name, epsilon=self.config.layer_norm_epsilon)
 
   def activation(self):
     """x → its activation: the config's, or one that fades."""

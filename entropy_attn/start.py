@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from entropy_attn import curriculum, fields, reparam, sharding
+from entropy_attn import curriculum, fields, reparam, sharding, sizes
 from entropy_attn import source as source_lib
 from entropy_attn.data import corpora
 from entropy_attn.data.tokenizer import Tokenizer
@@ -30,11 +30,12 @@ from entropy_attn.model import BIASED
 from entropy_attn.source import Source
 from entropy_attn.train_step import TrainState, init_state
 
-# Fields of the model in which it may differ from its source; all others must be equal, those of tomorrow too.
+# Fields of the model that `_disagreements` need not compare, or compares by what they mean: all others must be equal.
 _MAY_DIFFER = (
-  "context_length", "max_positions", "norm", "activation", "gelu", "ffn", "residual_scaling", "alpha_init", "beta_init",
-  "reparam", "reparam_targets", "temperature", "temperature_init", "temperature_form", "bias", "tie_embeddings",
-  "embedding_dropout", "init_std", "ffn_out_init", "attention_out_init", "ffns_removed", "dtype", "remat", "attention",
+  "context_length", "max_positions", "norm", "activation", "gelu", "ffn", "ffn_width", "residual_scaling", "alpha_init",
+  "beta_init", "reparam", "reparam_targets", "temperature", "temperature_init", "temperature_form", "bias",
+  "tie_embeddings", "embedding_dropout", "init_std", "ffn_out_init", "attention_out_init", "ffns_removed", "dtype",
+  "remat", "attention",
 )  # fmt: skip
 _LAYERS = "layers"  # in a path, for all stacks of blocks
 _POWER_STEPS = 200  # of the power iteration on a copied kernel, whose estimate one step of training then hardly moves
@@ -154,8 +155,11 @@ def _disagreements(config: ConfigDict, theirs: ConfigDict) -> list[tuple[str, ob
     names.append("temperature_form")
   names += ["max_positions"] if ours.max_positions > theirs.max_positions else []
   wrong = [(name, theirs[name], ours[name]) for name in names]
+  if sizes.ffn_width(ours) != sizes.ffn_width(theirs) and ours.d_model == theirs.d_model:
+    wrong.append(("ffn_width", sizes.ffn_width(theirs), sizes.ffn_width(ours)))
   longest = theirs.context_length if theirs.temperature == "per_head_position" else theirs.max_positions
-  return wrong + ([("context_length", longest, ours.context_length)] if ours.context_length > longest else [])
+  wrong += [("context_length", longest, ours.context_length)] if ours.context_length > longest else []
+  return wrong
 
 
 def _typed(name: str, value) -> str:

@@ -5,13 +5,13 @@ import math
 import numpy as np
 
 
-def attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, temperature_HxT=None, causal=True):
+def attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, temperature_HxT=None, causal=True, scale=None):
   """Row by row, with -sum a log a over the keys of nonzero probability."""
   B, T, H, K = q_BxTxHxK.shape
   out, entropy = np.zeros(q_BxTxHxK.shape[:3] + v_BxTxHxK.shape[3:]), np.zeros((B, T, H))
   for b, t, h in np.ndindex(B, T, H):
     keys = range(t + 1) if causal else range(k_BxTxHxK.shape[1])
-    scores = np.array([q_BxTxHxK[b, t, h] @ k_BxTxHxK[b, s, h] for s in keys]) / math.sqrt(K)
+    scores = np.array([q_BxTxHxK[b, t, h] @ k_BxTxHxK[b, s, h] for s in keys]) * (1 / math.sqrt(K) if scale is None else scale)
     if temperature_HxT is not None:
       scores = scores / temperature_HxT[h, t]
     a = np.exp(scores - scores.max())
@@ -60,7 +60,7 @@ def gpt(params, model_config, tokens_BxT):
   """Logits and entropies [L, B, T, H] of plain (unnormalised) parameters, layer by layer."""
   c = model_config
   p = _to_float64(params)
-  H, D = c.num_heads, c.d_model
+  H, D, K = c.num_heads, c.d_model, c.d_model // c.num_heads
   T = tokens_BxT.shape[1]
   x = p["token_embedding"][tokens_BxT] * (math.sqrt(D) if c.scale_embeddings else 1.0)
   x = x + p["position_embedding"][:T]
@@ -68,7 +68,7 @@ def gpt(params, model_config, tokens_BxT):
   with_ffn = c.num_layers - c.ffns_removed
   for l in range(c.num_layers):
     block = _layer(p["blocks"], l) if l < with_ffn else _layer(p["blocks_without_ffn"], l - with_ffn)
-    h = _layer_norm(x, block["ln_attn"]) if c.norm == "layernorm" else x
+    h = _layer_norm(x, block["ln_attn"], c.layer_norm_epsilon) if c.norm == "layernorm" else x
     q, k, v = (_linear(h, block[name]).reshape(*h.shape[:2], H, D // H) for name in "qkv")
     if c.value_residual == "fixed" and l == 0:
       first = v
@@ -77,18 +77,19 @@ def gpt(params, model_config, tokens_BxT):
     t = block.get("temperature")
     if t is not None:
       t = np.broadcast_to(t[:, None] if t.ndim == 1 else t[:, :T], (H, T))
-    out, entropy = attention(q, k, v, t)
+    divisors = {"root_width": K**0.5, "layer": l + 1, "root_width_and_layer": K**0.5 * (l + 1), "none": 1}
+    out, entropy = attention(q, k, v, t, scale=1 / divisors[c.score_scale])
     entropies.append(entropy)
     x = x + _linear(out.reshape(x.shape), block["o"])
     if l >= with_ffn:
       continue
-    h = _layer_norm(x, block["ln_ffn"]) if c.norm == "layernorm" else x
+    h = _layer_norm(x, block["ln_ffn"], c.layer_norm_epsilon) if c.norm == "layernorm" else x
     if c.ffn == "fused":
       h = _linear(h, block["fused"])
     else:
       h = _linear(_activate(_linear(h, block["up"]), c), block["down"])
     x = block["beta"] * x + h / block["alpha"] if c.residual_scaling else x + h
-  x = _layer_norm(x, p["ln_f"])
+  x = _layer_norm(x, p["ln_f"], c.layer_norm_epsilon)
   return x @ (p["token_embedding"].T if c.tie_embeddings else p["head"]), np.stack(entropies)
 
 
@@ -100,9 +101,9 @@ def _layer(tree, l):
   return {k: _layer(v, l) if isinstance(v, dict) else v[l] for k, v in tree.items()}
 
 
-def _layer_norm(x, p):
+def _layer_norm(x, p, epsilon):
   centred = x - x.mean(-1, keepdims=True)
-  return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
+  return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * p["scale"] + p["bias"]
 
 
 def _linear(x, p):

@@ -7,6 +7,7 @@ import oracles
 import pytest
 
 from entropy_attn import config, counts, reparam
+from entropy_attn.errors import UserError
 from entropy_attn.model import GPT
 
 ROWS = config.ARCHITECTURES
@@ -265,3 +266,75 @@ def test_config_may_be_whole_or_its_model_group():
   c = tiny()
   assert GPT(c) == GPT(c.model)
   assert dataclasses.is_dataclass(GPT(c))
+
+
+FIELDS_OF_OTHERS = [
+  {"layer_norm_epsilon": 1e-2, "ffn_width": 20},
+  {"score_scale": "none"},
+  {"score_scale": "layer", "ffns_removed": 1},
+  {"score_scale": "root_width_and_layer", "temperature": "per_head", "temperature_init": 2.0, "ffn_width": 3},
+]
+
+
+@pytest.mark.parametrize("fields", FIELDS_OF_OTHERS, ids=str)
+def test_what_other_gpt_2_files_say_equals_an_independent_implementation(fields):
+  c = tiny(**fields)
+  variables = perturbed(init(c))
+  assert sum(x.size for x in jax.tree.leaves(variables["params"])) == counts.parameter_count(c.model)
+  logits, out = apply(c, variables)
+  expected_logits, expected_entropy = oracles.gpt(variables["params"], c.model, np.asarray(tokens()))
+  np.testing.assert_allclose(logits, expected_logits, rtol=1e-3, atol=1e-3)
+  np.testing.assert_allclose(out["entropy"], expected_entropy, atol=1e-4)
+  plain = fields | {name: config.base().model[name] for name in ("layer_norm_epsilon", "score_scale")}
+  assert np.abs(apply(tiny(**plain), variables)[0] - logits).max() > 1e-3
+
+
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+@pytest.mark.parametrize("name", ["SM+LN+G", "SM+LN+G+VRes"])
+def test_padding_at_either_end_changes_nothing_of_the_text(implementation, name):
+  c = tiny(**VARIANTS[name], attention=implementation)
+  variables = perturbed(init(c))
+  text = tokens(batch=1, length=5)
+  logits, out = apply(c, variables, text)
+  for before in (0, 3, 2):
+    padded = jnp.pad(text, ((0, 0), (before, 3 - before)), constant_values=9)
+    real = (jnp.arange(T) >= before) & (jnp.arange(T) < before + 5)
+    positions = jnp.where(real, jnp.arange(T) - before, 1)[None]
+    found, found_out = jax.jit(GPT(c).apply)(variables, padded, positions_BxT=positions, mask_BxT=real[None])
+    np.testing.assert_allclose(found[:, real], logits, atol=1e-5)
+    np.testing.assert_allclose(found_out["entropy"][:, :, real], out["entropy"], atol=1e-5)
+    np.testing.assert_array_equal(found_out["entropy"][:, :, ~real], 0)
+    assert np.all(np.isfinite(found))
+
+
+def test_the_loss_and_its_gradient_are_those_of_the_text_without_its_padding():
+  c = tiny()
+  variables = perturbed(init(c))
+  text, targets = tokens(batch=2, length=6), tokens(batch=2, length=6)[:, ::-1]
+
+  def loss(params, left):
+    pad = lambda x: jnp.pad(x, ((0, 0), (left, 0)), constant_values=3)
+    positions = jnp.maximum(jnp.arange(6 + left) - left, 0)[None]
+    mask = jnp.broadcast_to(jnp.arange(6 + left) >= left, (2, 6 + left))
+    weights = mask.astype(jnp.float32)
+    options = {"positions_BxT": positions, "mask_BxT": mask} if left else {}
+    total, out = GPT(c).apply({"params": params}, pad(text), pad(targets), weights, method="cross_entropy", **options)
+    return total + out["entropy"].sum()
+
+  grads = [jax.grad(loss)(variables["params"], left) for left in (0, 2)]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *grads)
+
+
+def test_positions_that_are_not_there_are_not_numbers_and_a_temperature_of_each_takes_none():
+  c = tiny()
+  variables = init(c)
+  logits, _ = GPT(c).apply(variables, tokens(), positions_BxT=jnp.full((1, T), 12))
+  assert np.all(np.isnan(logits))
+  c = tiny(**VARIANTS["SM(t)+ScFuFFN"])
+  with pytest.raises(ValueError, match="positions 0 to T − 1 alone"):
+    GPT(c).apply(init(c), tokens(), positions_BxT=jnp.zeros((1, T), jnp.int32))
+
+
+def test_a_fused_ffn_has_no_hidden_width():
+  with pytest.raises(UserError, match="model.ffn_width=9 has no effect with model.ffn=fused"):
+    tiny(**ROWS["scfuffn"], ffn_width=9)

@@ -46,7 +46,7 @@ def _append_mixed(b, l: int, layer: LayerSpec, k: str, v: str, sizes: tuple[int,
   cut = halvings(chain) if chain else 0
   scores = products.Scores(t.triangle, _join(t), t.causal_blocks)
   s = b.product(l, "scores", scores, ("q", k), ((H, N, K), (H, M, K)), f"{l}.scores")
-  b.add(l, "scores", softmax.CutScores(1.0 if t.fold else K**-0.5, cut, narrow), (s,), ("s",))
+  b.add(l, "scores", softmax.CutScores(layer.score_scale, cut, narrow), (s,), ("s",))
   if not t.triangle:
     b.add(l, "maximum", softmax.MaskedBelowMaximum(), ("s",), ("s",))
   else:

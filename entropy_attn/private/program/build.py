@@ -294,13 +294,13 @@ class Builder:
     for gain in gains:
       self.weight(gain, self.spec.d_model)
     if not self.prepared:
-      self.add(l, "norm", f.LayerNorm(), ("x", *gains), ("h",))
+      self.add(l, "norm", f.LayerNorm(self.spec.epsilon), ("x", *gains), ("h",))
       return
     shape = (rows, self.spec.d_model)
     self.add(l, "norm", f.Centre(), ("x",), ("h",))
     squares = self.product(l, "norm", products.Square(), ("h",), (shape,), f"{prefix}{name} square")
     self.add(l, "norm", f.Cut(), (squares,), ("squares",))
-    self.add(l, "norm", f.InverseDeviation(), ("squares",), ("r",))
+    self.add(l, "norm", f.InverseDeviation(self.spec.epsilon), ("squares",), ("r",))
     scaled = self.product(l, "norm", products.ScaleRows(), ("h", "r"), (shape, shape[:1]), f"{prefix}{name}")
     self.add(l, "norm", f.Cut(), (scaled,), ("h",))
     if gains:

@@ -15,7 +15,6 @@ from entropy_attn.private.program.types import WIDE, Operation
 
 SET_UP = 128 * 128  # elements of a product of more than one ciphertext
 MEAN_SQUARE = (0.25, 4.0)  # between what that of a normalised row lies
-_EPSILON = 1e-5  # of the model's LayerNorms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +58,17 @@ class Place(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm(Operation):
-  """The normalised state [N, D], times its gain and shifted where those were not folded."""
+  """The normalised state [N, D], times its gain and shifted where those were not folded.
+
+  Attributes:
+    epsilon: added to the variance.
+  """
+
+  epsilon: float
 
   def __call__(self, ops, x_NxD, *gains):
     centred_NxD = Centre()(ops, x_NxD)
-    inverse_N = InverseDeviation()(ops, ops.square(centred_NxD))
+    inverse_N = InverseDeviation(self.epsilon)(ops, ops.square(centred_NxD))
     y_NxD = ops.scale_rows(centred_NxD, inverse_N)
     return y_NxD * gains[0] + gains[1] if gains else y_NxD
 
@@ -78,10 +83,16 @@ class Centre(Operation):
 
 @dataclasses.dataclass(frozen=True)
 class InverseDeviation(Operation):
-  """What normalises each row, [N], of the squares [N, D] of a centred state."""
+  """What normalises each row, [N], of the squares [N, D] of a centred state.
+
+  Attributes:
+    epsilon: added to their mean.
+  """
+
+  epsilon: float
 
   def __call__(self, ops, squares_NxD):
-    return jax.lax.rsqrt(jnp.mean(squares_NxD, axis=-1) + _EPSILON)
+    return jax.lax.rsqrt(jnp.mean(squares_NxD, axis=-1) + self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 
+from entropy_attn import sizes
 from entropy_attn.errors import UserError, check_choice
 from entropy_attn.private.program.squares import Squares
 
@@ -94,6 +95,7 @@ class LayerSpec:
     temperature: whether queries are divided by a temperature of each position.
     scaled: names among alpha and beta that are still variables.
     exponential: of the softmax; None: the engine's own.
+    score_scale: what multiplies the scores still; 1 where it is in the weights.
   """
 
   ffn: str
@@ -102,6 +104,7 @@ class LayerSpec:
   temperature: bool
   scaled: tuple[str, ...]
   exponential: Squares | None
+  score_scale: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,7 @@ class Spec:
     reveal: what the client learns of the last position: one of REVEALS.
     top_k: how many of the largest logits, with reveal = top_k.
     value_residual: whether the first layer's values are added to all others'.
+    epsilon: added to the variance in every LayerNorm.
   """
 
   num_heads: int
@@ -130,6 +134,7 @@ class Spec:
   reveal: str = "logits"
   top_k: int = TOP_K
   value_residual: bool = False
+  epsilon: float = 1e-5
 
   def revealing(self, reveal: str, top_k: int = TOP_K) -> "Spec":
     """The same model, of whose last position the client learns something else.
@@ -225,22 +230,26 @@ def of_config(c, transforms: Transforms, exponentials: tuple[Squares, ...] = ())
     temperature=c.temperature == "per_head_position" or (c.temperature == "per_head" and not t.fold),
     scaled=scaled,
     exponential=None,
+    score_scale=1.0,
   )
   attention_alone = dataclasses.replace(layer, ffn="none", activation="identity", scaled=())
   layers = [layer] * (c.num_layers - c.ffns_removed) + [attention_alone] * c.ffns_removed
   chosen = exponentials if t.exponential == "squares" else (None,) * c.num_layers
+  scales = [1.0 if t.fold else sizes.score_scale(c, l) for l in range(c.num_layers)]
+  own = [{"exponential": e, "score_scale": scale} for e, scale in zip(chosen, scales, strict=True)]
   return Spec(
     num_heads=c.num_heads,
     d_model=c.d_model,
-    ffn_width=4 * c.d_model,
+    ffn_width=sizes.ffn_width(c),
     vocab_size=c.vocab_size,
     context_length=c.context_length if c.temperature == "per_head_position" else c.max_positions,
     norm=c.norm == "layernorm",
-    layers=tuple(dataclasses.replace(layer, exponential=e) for layer, e in zip(layers, chosen, strict=True)),
+    layers=tuple(dataclasses.replace(layer, **fields) for layer, fields in zip(layers, own, strict=True)),
     head_basis=ffn == "none" and c.ffns_removed < c.num_layers,
     head_biases=(),
     transforms=t,
     value_residual=c.value_residual == "fixed",
+    epsilon=c.layer_norm_epsilon,
   )
 
 

@@ -15,7 +15,7 @@ import math
 import jax
 import numpy as np
 
-from entropy_attn import curriculum, reparam
+from entropy_attn import curriculum, reparam, sizes
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program.spec import LayerSpec, Spec, Transforms
 from entropy_attn.private.program.squares import Squares
@@ -62,7 +62,8 @@ def fold(variables: Mapping, model_config, transforms: Transforms, exponentials:
   weights, layers, conditions = {"positions": p["position_embedding"]} | _embedding(p, c, t), [], []
   for l, layer in enumerate(spec.layers):
     block = blocks[l]
-    of_layer = _attention(block, c, t, layer.exponential, basis, absorbs=linear)
+    factor = sizes.score_scale(c, l) if t.fold else 1.0
+    of_layer = _attention(block, c, t, layer.exponential, basis, absorbs=linear, factor=factor)
     if l >= c.num_layers - c.ffns_removed:
       ffn = {}
     elif linear:
@@ -145,11 +146,12 @@ def _embedding(p, c, t: Transforms) -> dict:
   return {"table": padded.reshape(W, SELECTED * c.d_model)}
 
 
-def _attention(block, c, t: Transforms, exponential, basis: _Basis, absorbs: bool) -> dict:
+def _attention(block, c, t: Transforms, exponential, basis: _Basis, *, absorbs: bool, factor: float) -> dict:
   """qkv [D, 3D], o [D, D], their biases, and what is left of a temperature.
 
   Args:
     absorbs: whether the basis takes an offset of x.
+    factor: of the scores, that goes into the weights.
   """
   H, D = c.num_heads, c.d_model
   kernels = [block[name]["kernel"] for name in "qkv"]
@@ -168,7 +170,7 @@ def _attention(block, c, t: Transforms, exponential, basis: _Basis, absorbs: boo
     else:
       weights |= {"ln_attn_scale": scale, "ln_attn_bias": shift}
   if t.fold:
-    factor_H = np.full(H, (D // H) ** -0.5)
+    factor_H = np.full(H, factor)
     if exponential is not None:
       factor_H *= exponential.scale * 2.0 ** halvings(exponential)
     if c.temperature == "per_head":
@@ -216,7 +218,7 @@ def _fused_ffn(block, c) -> tuple[np.ndarray, np.ndarray]:
   if c.ffn == "fused":
     return block["fused"]["kernel"], block["fused"].get("bias", zeros)
   up, down = block["up"], block["down"]
-  hidden = up.get("bias", np.zeros(4 * c.d_model))
+  hidden = up.get("bias", np.zeros(sizes.ffn_width(c)))
   return up["kernel"] @ down["kernel"], hidden @ down["kernel"] + down.get("bias", zeros)
 
 

@@ -17,6 +17,11 @@ from entropy_attn.private.program.spec import STOCK, Spec, Transforms
 
 FINE = squares.exponential(1e-4, -16.0)  # exact enough to see any other error
 EXACT_GELU = {"gelu": "exact"}
+OTHERS = {  # what GPT-2 files of others say
+  "epsilon, width, scores by layer": {"layer_norm_epsilon": 1e-2, "ffn_width": 24, "score_scale": "layer"},
+  "scores by root and layer": LINEAR | {"score_scale": "root_width_and_layer", "temperature": "per_head"},
+  "scores as they are": {"activation": "identity", "ffn_width": 5, "score_scale": "none"},
+}
 WITHOUT = {
   "one_product": {"one_product": False},
   "last_position": {"last_position": False},
@@ -56,9 +61,9 @@ def run(config, variables, transforms, tokens, **options):
 
 
 @pytest.mark.parametrize("family", ["codeparrot", "languini"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES | OTHERS)
 def test_all_together_and_none_at_all(name, family):
-  config, variables = make(ARCHITECTURES[name], family)
+  config, variables = make((ARCHITECTURES | OTHERS)[name], family)
   tokens = tokens_of(config)
   true = logits_of(config, variables, tokens)
   ours, _, outputs = run(config, variables, transforms_of(config), tokens, every_position=True)
