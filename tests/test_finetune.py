@@ -1,4 +1,4 @@
-"""Whole runs that start from another run and learn from it: the source of both is recorded, and a resumed run is one."""
+"""Whole runs that start from another run and learn from it: what both were is recorded, and a resumed run is the same."""
 
 import json
 import shutil
