@@ -10,11 +10,11 @@ def load(source, step: int | None = None):
   """A trained model, as `run.pretrained.load` returns it: .config, .variables and .tokenizer.
 
   Args:
-    source: a run's folder.
-    step: of the checkpoint; None: the newest that can be read.
+    source: a run's folder, a folder of Hugging Face files, or a name on the Hub: gpt2, distilgpt2, owner/name.
+    step: of a run's checkpoint; None: the newest that can be read.
 
   Raises:
-    UserError: if there is none that can be read.
+    UserError: if there is none that can be read, or it is of a model that is not computed here.
   """
   from entropy_attn.run import pretrained  # only here: the attention alone needs neither Orbax nor TFDS
 

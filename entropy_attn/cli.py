@@ -50,6 +50,13 @@ def define_path(name: str, default: str | None, help_text: str) -> None:
   flags.DEFINE(_PathParser(name), name, default, help_text, serializer=flags.ArgumentSerializer())
 
 
+def define_checkpoint(help_text: str = "A run's folder, a Hugging Face folder, or a Hub name such as gpt2.") -> None:
+  """Defines --checkpoint=SOURCE and --step, for `run.pretrained.load(…, what="--checkpoint")`; a text, or None."""
+  flags.DEFINE_string("checkpoint", None, help_text)
+  flags.DEFINE_integer("step", None, "With --checkpoint of a run: that of this step.", lower_bound=0)
+  add_check(_check_checkpoint)
+
+
 def define_config(*, required: bool = True) -> None:
   """Defines --config=FILE[:ARGUMENT] and its overrides --config.group.field=value, for `load_config`."""
   flags.DEFINE_string("config", None, "FILE or FILE:ARGUMENT, a file under configs/.")
@@ -227,6 +234,13 @@ def _show_help(doc: str, own: Sequence[str], argv: Sequence[str]) -> None:
 def _check_config() -> None:
   if FLAGS.config is None:
     raise UserError("--config=FILE is missing; the files under configs/ are ready to use")
+
+
+def _check_checkpoint() -> None:
+  if FLAGS.checkpoint is None and FLAGS.step is not None:
+    raise UserError("--step needs --checkpoint")
+  if FLAGS.checkpoint is not None:
+    paths.expand(FLAGS.checkpoint, "--checkpoint")
 
 
 def _check_working_directory() -> None:

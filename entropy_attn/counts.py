@@ -62,7 +62,7 @@ class NonlinearOp:
 def ffn_flops(model_config: Mapping) -> int:
   """FLOPs of all FFNs over one sequence of T tokens, as in Tables 3, 4, 7 and 8: two per multiply-add.
 
-  An MLP d→F→d costs L·2·(2·T·d·F), F being 4d unless model.ffn_width says another, a fused linear L·2·T·d²; L less those that were removed.
+  An MLP d→F→d costs L·2·(2·T·d·F), a fused linear L·2·T·d²; L less those that were removed. F is 4d there.
   """
   m = model_config
   return _ffns(m) * m["context_length"] * 2 * _ffn_weights(m)

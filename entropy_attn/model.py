@@ -139,7 +139,9 @@ class GPT(nn.Module):
     x_BxTxD, out = self.through_blocks(x_BxTxD, mask_BxT)
     return self.ln_f(x_BxTxD), out
 
-  def through_blocks(self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def through_blocks(
+    self, x_BxTxD: jax.Array, mask_BxT: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The residual stream after all blocks, and `out`."""
     c = self.config
     first_BxTxHxK = None
@@ -202,9 +204,7 @@ class Block(nn.Module):
     nonfinite = jnp.sum(~jnp.all(jnp.isfinite(x_BxTxD), axis=-1), dtype=jnp.int32)
     return (x_BxTxD, first_BxTxHxK), {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
 
-  def attend(
-    self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array, mask_BxT: jax.Array | None
-  ):
+  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array, mask_BxT: jax.Array | None):
     """x + MHA(LN(x)), the entropy [B, T, H], and v_1.
 
     With value residuals (Zhou et al., 2024, arXiv:2410.17897, both of their weights fixed at 1/2) every layer but the

@@ -8,10 +8,11 @@ import numpy as np
 def attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, temperature_HxT=None, causal=True, scale=None):
   """Row by row, with -sum a log a over the keys of nonzero probability."""
   B, T, H, K = q_BxTxHxK.shape
+  scale = 1 / math.sqrt(K) if scale is None else scale
   out, entropy = np.zeros(q_BxTxHxK.shape[:3] + v_BxTxHxK.shape[3:]), np.zeros((B, T, H))
   for b, t, h in np.ndindex(B, T, H):
     keys = range(t + 1) if causal else range(k_BxTxHxK.shape[1])
-    scores = np.array([q_BxTxHxK[b, t, h] @ k_BxTxHxK[b, s, h] for s in keys]) * (1 / math.sqrt(K) if scale is None else scale)
+    scores = np.array([q_BxTxHxK[b, t, h] @ k_BxTxHxK[b, s, h] for s in keys]) * scale
     if temperature_HxT is not None:
       scores = scores / temperature_HxT[h, t]
     a = np.exp(scores - scores.max())

@@ -26,7 +26,11 @@ FLAGS = absl_flags.FLAGS
 def define_flags() -> None:
   """Defines the command's flags."""
   cli.define_config(required=False)
-  cli.define_path("checkpoint", None, "Instead of --config: a run's folder; its config is priced.")
+  absl_flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Instead of --config: a run's folder, a Hugging Face folder or a Hub name, to be priced.",
+  )
   flags.define_transforms()
   flags.define_reveal("logits")
   flags.define_length()
@@ -63,7 +67,7 @@ def check_flags() -> None:
   """Raises UserError unless one thing is to be priced, over lines that are there."""
   given = [name for name in ("config", "checkpoint", "function") if FLAGS[name].value is not None]
   if len(given) != 1:
-    raise UserError("--config=FILE is missing, or --checkpoint=RUN, or --function=FILE.py:NAME: name one to price")
+    raise UserError("--config=FILE is missing, or --checkpoint=SOURCE, or --function=FILE.py:NAME: name one to price")
   if FLAGS.function is None and (FLAGS.shape or FLAGS.rules):
     raise UserError("--shape and --rules are for --function=FILE.py:NAME")
   if FLAGS.function is not None:
@@ -94,7 +98,7 @@ def main() -> None:
 
 def _models(named: Mapping[str, tuple[float, float]]) -> tuple[dict, list[str]]:
   """The prediction of the model and of those beside it, and its text."""
-  base = _run_config(FLAGS.checkpoint) if FLAGS.checkpoint is not None else cli.load_config()
+  base = _config_of(FLAGS.checkpoint, "--checkpoint") if FLAGS.checkpoint is not None else cli.load_config()
   options = {"past": FLAGS.past, "tokens": FLAGS.tokens, "threads": FLAGS.threads, "error": FLAGS.error}
   options |= flags.reveal()
   if FLAGS.plan:
@@ -145,16 +149,16 @@ def _beside(text: str, base) -> tuple:
     return base, f"{FLAGS.transforms},{text}"
   path = paths.expand(text, "--compare")
   if path.is_dir():
-    return _run_config(path), FLAGS.transforms
+    return _config_of(path, "--compare"), FLAGS.transforms
   config = config_file.load(text, {}, "--compare")
   config_lib.validate(config)
   return config, FLAGS.transforms
 
 
-def _run_config(path: pathlib.Path):
-  from entropy_attn.run import folder  # only here: it imports JAX
+def _config_of(source, what: str):
+  from entropy_attn.run import source as source_lib  # only here: it imports JAX
 
-  return folder.read_config(path)
+  return source_lib.read_config(source, what)
 
 
 def _model_text(result: Mapping) -> list[str]:

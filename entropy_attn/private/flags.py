@@ -21,17 +21,14 @@ FLAGS = flags.FLAGS
 
 def define_model() -> None:
   """Defines --checkpoint, --step and --config, for `load_model`."""
-  cli.define_path("checkpoint", None, "A run's folder: its newest checkpoint.")
-  flags.DEFINE_integer("step", None, "With --checkpoint: that of this step.", lower_bound=0)
+  cli.define_checkpoint()
   cli.define_config(required=False)
   cli.add_check(_check_model)
 
 
 def _check_model() -> None:
-  if FLAGS.checkpoint is None and FLAGS.step is not None:
-    raise UserError("--step needs --checkpoint")
   if FLAGS.checkpoint is None and FLAGS.config is None:
-    raise UserError("name a model: --checkpoint=RUN, or --config=FILE for an untrained one")
+    raise UserError("name a model: --checkpoint=SOURCE, or --config=FILE for an untrained one")
 
 
 def load_model():
@@ -43,7 +40,7 @@ def load_model():
   from entropy_attn.run import pretrained  # only here: it imports JAX, which the flags of a mistyped command need not
 
   if FLAGS.checkpoint is not None:
-    return pretrained.load(FLAGS.checkpoint, FLAGS.step)
+    return pretrained.load(FLAGS.checkpoint, FLAGS.step, what="--checkpoint")
   return pretrained.untrained(cli.load_config())
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from entropy_attn import config as config_lib
 from entropy_attn import files, locks, owned
 from entropy_attn.errors import UserError
+from entropy_attn.interop import read
 
 _CONFIG, _ENVIRONMENT = "config.json", "environment.json"
 _PACKAGES = (
@@ -207,8 +208,8 @@ def read_profiles(workdir: pathlib.Path) -> list[dict]:
 
 
 def holds_run(workdir: pathlib.Path) -> bool:
-  """Whether a folder is that of a run."""
-  return (workdir / _CONFIG).is_file()
+  """Whether a folder is that of a run, and not of Hugging Face files, which have a file of that name, too."""
+  return (workdir / _CONFIG).is_file() and not read.is_model(workdir)
 
 
 def stamps(workdir: pathlib.Path) -> list[tuple[str, int, int]]:

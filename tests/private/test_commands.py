@@ -223,7 +223,7 @@ def test_a_command_can_be_called_from_python(name):
 @pytest.mark.parametrize(
   "module,flags,message",
   [
-    ("private.profile", [], "name a model: --checkpoint=RUN, or --config=FILE"),
+    ("private.profile", [], "name a model: --checkpoint=SOURCE, or --config=FILE"),
     ("private.profile", ["--checkpoint=nowhere"], "nowhere holds no run"),
     ("private.profile", ["--step=3", "--config=configs/quickstart.py"], "--step needs --checkpoint"),
     ("private.profile", ["--config=configs/quickstart.py", "--length=500"], "--length=500 must be between 1 and"),
