@@ -7,7 +7,8 @@ Norm and activation fade to a constant scale and the identity within the first h
 its heads in range; the original teaches it all the way. Temperatures and what is left of the norms fold into plain
 weights, and the FFNs vanish in private inference, as those of EReg(SM(t)+ScFuFFN) do. docs/finetune.md has figures.
 
-Argument: gpt2 (default), any text, T=128, about 0.3 h on one H100; computed at 40 % of its bf16 peak, not measured.
+Argument: gpt2 (default), any text, T=128, a quarter of an hour on one H100; computed at 40 % of its bf16 peak, not
+measured.
 quick, a laptop's size, from SM+LN+G on the machine's own standard library; first train that:
 
     python -m entropy_attn.main --config=configs/codeparrot_ln_gelu.py:quick

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from entropy_attn import curriculum, fields, reparam, sharding, sizes
-from entropy_attn import source as source_lib
+from entropy_attn import origin as origin_lib
 from entropy_attn.data import corpora
 from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
 from entropy_attn.model import BIASED
-from entropy_attn.source import Source
+from entropy_attn.origin import Origin
 from entropy_attn.train_step import TrainState, init_state
 
 # Fields of the model that `_disagreements` need not compare, or compares by what they mean: all others must be equal.
@@ -65,7 +65,7 @@ class Changes:
     return ["; ".join(parts), *([differs] if self.differs else [])]
 
 
-def find(config: ConfigDict) -> Source | None:
+def find(config: ConfigDict) -> Origin | None:
   """The model that init.source names, after checking that it fits; None where it names none.
 
   Raises:
@@ -73,16 +73,16 @@ def find(config: ConfigDict) -> Source | None:
   """
   if not config.init.source:
     return None
-  source = source_lib.find("init.source", config.init.source)
-  wrong = _disagreements(config, source.config.model)
+  origin = origin_lib.find("init.source", config.init.source)
+  wrong = _disagreements(config, origin.config.model)
   if wrong:
     told = [f"model.{name} is {theirs} there and {ours} here" for name, theirs, ours in wrong]
     flags = " ".join(_typed(name, theirs) for name, theirs, _ in wrong)
-    raise UserError(f"{source.named} does not fit the model: {'; '.join(told)}: set {flags}, or name another source")
-  return source
+    raise UserError(f"{origin.named} does not fit the model: {'; '.join(told)}: set {flags}, or name another source")
+  return origin
 
 
-def tokenizer_for(source: Source, config: ConfigDict) -> Tokenizer | None:
+def tokenizer_for(origin: Origin, config: ConfigDict) -> Tokenizer | None:
   """The tokenizer that the text of a run is read by: its source's; None where the config names one.
 
   Raises:
@@ -90,12 +90,12 @@ def tokenizer_for(source: Source, config: ConfigDict) -> Tokenizer | None:
   """
   if config.data.tokenizer or config.data.name == corpora.IN_PLACE:
     return None
-  if source.tokenizer is None:
-    raise UserError(f"{source.named} has no tokenizer: name the one of its tokens, --config.data.tokenizer=FILE")
-  return source.tokenizer
+  if origin.tokenizer is None:
+    raise UserError(f"{origin.named} has no tokenizer: name the one of its tokens, --config.data.tokenizer=FILE")
+  return origin.tokenizer
 
 
-def state_from(source: Source, config: ConfigDict, abstract: TrainState, mesh) -> tuple[TrainState, Changes, dict]:
+def state_from(origin: Origin, config: ConfigDict, abstract: TrainState, mesh) -> tuple[TrainState, Changes, dict]:
   """The state before step 1 on a mesh, what became of the parameters, and the source's identity.
 
   Args:
@@ -104,12 +104,12 @@ def state_from(source: Source, config: ConfigDict, abstract: TrainState, mesh) -
   Raises:
     UserError: where the source's weights cannot be read, or its own curriculum has not ended.
   """
-  variables, step = source_lib.restore(source, mesh)
-  who = source_lib.identity(source, variables, step)
+  variables, step = origin_lib.restore(origin, mesh)
+  who = origin_lib.identity(origin, variables, step)
   try:
-    plain, of_source = curriculum.fold(variables, source.config.model)
+    plain, of_source = curriculum.fold(variables, origin.config.model)
   except UserError as error:
-    raise UserError(f"{source.named}: {error}") from None
+    raise UserError(f"{origin.named}: {error}") from None
   begin = jax.jit(lambda params: started(config, of_source, params), out_shardings=sharding.of(abstract))
   return begin(plain["params"]), changes(config, of_source, plain["params"], abstract.params["model"]), who
 

@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from entropy_attn import source as source_lib
+from entropy_attn import origin as origin_lib
 from entropy_attn.distill import Teacher
 from entropy_attn.errors import UserError
+from entropy_attn.origin import Origin
 from entropy_attn.run import summary
-from entropy_attn.source import Source
 
 
-def find(config: ConfigDict) -> Source | None:
+def find(config: ConfigDict) -> Origin | None:
   """The model that distill.teacher names; None where it names none.
 
   Raises:
@@ -17,9 +17,9 @@ def find(config: ConfigDict) -> Source | None:
   """
   if not config.distill.teacher:
     return None
-  source = source_lib.find("distill.teacher", config.distill.teacher)
-  named, theirs, ours = source.named, source.config.model, config.model
-  outcome = summary.read(source.folder) if source.folder else {"status": "finished"}
+  origin = origin_lib.find("distill.teacher", config.distill.teacher)
+  named, theirs, ours = origin.named, origin.config.model, config.model
+  outcome = summary.read(origin.folder) if origin.folder else {"status": "finished"}
   if outcome is None or outcome["status"] != "finished":
     has = f"diverged at step {outcome['step']}" if outcome else "has not finished"
     raise UserError(f"{named} {has}: name a run that was trained to its end")
@@ -35,10 +35,10 @@ def find(config: ConfigDict) -> Source | None:
       f"distill.entropy_weight={config.distill.entropy_weight} compares head by head: {named} has {shapes[0]} layers × "
       f"heads, and the model {shapes[1]}; set it to 0, or model.num_layers and model.num_heads to the teacher's"
     )
-  return source
+  return origin
 
 
-def restore(source: Source, config: ConfigDict, mesh) -> tuple[Teacher, dict]:
+def restore(origin: Origin, config: ConfigDict, mesh) -> tuple[Teacher, dict]:
   """The model of a teacher (of a run: at its last step), laid out on the mesh in use, and its identity.
 
   Args:
@@ -47,8 +47,8 @@ def restore(source: Source, config: ConfigDict, mesh) -> tuple[Teacher, dict]:
   Raises:
     UserError: where its checkpoint is not there or cannot be read.
   """
-  of_teacher = source.config.copy_and_resolve_references()
+  of_teacher = origin.config.copy_and_resolve_references()
   of_teacher.model.attention = config.model.attention
-  last = summary.read(source.folder)["step"] if source.folder else None
-  variables, step = source_lib.restore(source, mesh, last)
-  return Teacher(of_teacher, variables), source_lib.identity(source, variables, step)
+  last = summary.read(origin.folder)["step"] if origin.folder else None
+  variables, step = origin_lib.restore(origin, mesh, last)
+  return Teacher(of_teacher, variables), origin_lib.identity(origin, variables, step)

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import instruments, paths, sharding, source
+from entropy_attn import instruments, origin, paths, sharding
 from entropy_attn import start as start_lib
 from entropy_attn import teacher as teacher_lib
 from entropy_attn.data import pipeline
@@ -57,7 +57,7 @@ def train(
   dataset = pipeline.prepare(config, text.read_tokenizer(workdir) or given)
   say(dataset.description)
   for model in filter(None, (taught_by, starts_from)):
-    source.check_text(model, dataset)
+    origin.check_text(model, dataset)
   abstract = abstract_state(config, mesh)
   say(instruments.parameters(abstract.params, mesh))
   trace = instruments.Trace(config_lib.profile_steps(config), metrics.events_folder(workdir))

@@ -1,4 +1,4 @@
-"""Whole runs that start from another run and learn from it: what both were is recorded, and a resumed run is the same."""
+"""Whole runs that start from another and learn from it: what both were is recorded, and a resumed run is the same."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from test_train import INTERRUPTED, arrays
 from tiny_runs import STEPS, command, finish, lines, popen, run
 
-from entropy_attn import curriculum, source
+from entropy_attn import curriculum, origin
 from entropy_attn.model import GPT
 from entropy_attn.run import folder, pretrained, text
 
@@ -52,7 +52,7 @@ def test_it_begins_as_its_source_and_ends_as_the_reduced_model(tuned):
 def test_it_says_what_it_came_from(tuned):
   begin, workdir, _, _ = tuned
   models = json.loads((workdir / "environment.json").read_text())["sources"]
-  weights = source.fingerprint(pretrained.load(begin).variables)
+  weights = origin.fingerprint(pretrained.load(begin).variables)
   of_run = {"source": str(begin), "architecture": "SM+LN+G", "step": STEPS, "git_commit": folder.commit_of(begin)}
   assert models == {name: of_run | {"weights": weights} for name in ("init.source", "distill.teacher")}
   assert text.read_tokenizer(workdir).fingerprint == text.read_tokenizer(begin).fingerprint

@@ -1,17 +1,20 @@
 """A model that starts from a trained one: it is that one at step 0, and what is copied, begins, and is left out."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from test_train_step import T, V, assert_close, batch, ereg
 
 from entropy_attn import config as config_lib
-from entropy_attn import curriculum, sharding, source, start
+from entropy_attn import curriculum, origin, sharding, start, teacher
 from entropy_attn.errors import UserError
 from entropy_attn.model import GPT
+from entropy_attn.run import folder
 from entropy_attn.train_step import abstract_state, init_state, make_train_step
 
 USUAL = {
@@ -185,7 +188,7 @@ MISMATCHES = {
 @pytest.mark.parametrize("name", MISMATCHES)
 def test_a_source_that_does_not_fit_is_refused_with_both_values(name, tmp_path):
   theirs, ours, message = MISMATCHES[name]
-  source.folder.record(tmp_path, usual(**theirs))
+  folder.record(tmp_path, usual(**theirs))
   with pytest.raises(UserError) as found:
     start.find(fading(**ours | {"init__source": str(tmp_path)}))
   assert message in str(found.value) and str(found.value).startswith(f"init.source={tmp_path} does not fit the model: ")
@@ -193,7 +196,7 @@ def test_a_source_that_does_not_fit_is_refused_with_both_values(name, tmp_path):
 
 
 def test_the_gelu_of_a_source_does_not_matter_where_there_is_none(tmp_path):
-  source.folder.record(tmp_path, usual(model__gelu="tanh"))
+  folder.record(tmp_path, usual(model__gelu="tanh"))
   begins = start.find(fading(curriculum__activation="identity", init__source=str(tmp_path)))
   assert begins.folder == tmp_path and begins.named == f"init.source={tmp_path}"
   assert start.find(fading(init__source="")) is None
@@ -239,14 +242,14 @@ def test_an_older_config_starts_from_its_seed():
 
 def test_a_fingerprint_is_of_every_name_and_value():
   params = {"a": np.arange(6, dtype=np.float32), "b": np.float32(1)}
-  same = source.fingerprint(params)
-  assert same == source.fingerprint(jax.tree.map(jnp.asarray, params)) and len(same) == 32
+  same = origin.fingerprint(params)
+  assert same == origin.fingerprint(jax.tree.map(jnp.asarray, params)) and len(same) == 32
   others = [
     params | {"a": params["a"].reshape(2, 3)},
     params | {"b": np.float32(2)},
     {"a": params["a"], "c": params["b"]},
   ]
-  assert len({same, *map(source.fingerprint, others)}) == 4
+  assert len({same, *map(origin.fingerprint, others)}) == 4
 
 
 @pytest.mark.slow
@@ -255,12 +258,12 @@ def test_on_many_devices_it_is_the_same():
   variables = trained(of_source)
   expected, _ = begun(c, of_source, variables)
   mesh = sharding.make_mesh(c, jax.devices()[:8])
-  found = source.Source("init.source", "the source", of_source, None, _Loaded(variables))
+  found = origin.Origin("init.source", "the source", of_source, None, _Loaded(variables))
   with jax.set_mesh(mesh):
     abstract = abstract_state(c, mesh)
     state, changed, who = start.state_from(found, c, abstract, mesh)
   assert changed.differs == () and who["architecture"] == "SM+LN+G"
-  assert who["weights"] == source.fingerprint(variables)
+  assert who["weights"] == origin.fingerprint(variables)
   assert jax.tree.map(lambda x: x.sharding, state) == sharding.of(abstract)
   assert_close(jax.device_get(state), jax.device_get(expected), rtol=1e-6)
 
@@ -270,3 +273,48 @@ class _Loaded:
 
   def __init__(self, variables):
     self.variables = variables
+
+
+def _gpt2_folder(folder_of_model, c, params):
+  """Writes the parameters of `usual` as GPT-2 names them; its matrices are [in, out], as ours are."""
+  blocks = params["blocks"]
+  tensors = {"wte.weight": params["token_embedding"], "wpe.weight": params["position_embedding"]}
+  tensors |= {"ln_f.weight": params["ln_f"]["scale"], "ln_f.bias": params["ln_f"]["bias"]}
+  for i in range(c.model.num_layers):
+    linear = lambda name, leaf, i=i: blocks[name]["kernel" if leaf == "weight" else "bias"][i]
+    for theirs, ours in (("ln_1", "ln_attn"), ("ln_2", "ln_ffn")):
+      tensors[f"h.{i}.{theirs}.weight"] = blocks[ours]["scale"][i]
+      tensors[f"h.{i}.{theirs}.bias"] = blocks[ours]["bias"][i]
+    for leaf in ("weight", "bias"):
+      tensors[f"h.{i}.attn.c_attn.{leaf}"] = np.concatenate([linear(name, leaf) for name in "qkv"], axis=-1)
+      for theirs, ours in (("attn.c_proj", "o"), ("mlp.c_fc", "up"), ("mlp.c_proj", "down")):
+        tensors[f"h.{i}.{theirs}.{leaf}"] = linear(ours, leaf)
+  save_file({name: np.ascontiguousarray(leaf) for name, leaf in tensors.items()}, folder_of_model / "model.safetensors")
+  m = c.model
+  settings = {
+    "model_type": "gpt2", "n_layer": m.num_layers, "n_head": m.num_heads, "n_embd": m.d_model, "n_positions": T,
+    "vocab_size": V, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+  }  # fmt: skip
+  (folder_of_model / "config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.slow
+def test_a_hugging_face_folder_is_a_source_and_a_teacher(tmp_path):
+  of_source = usual(model__gelu="tanh")
+  variables = trained(of_source)
+  _gpt2_folder(tmp_path, of_source, variables["params"])
+  names = {"init__source": str(tmp_path), "distill__teacher": str(tmp_path), "regularizer__weight": 0.0}
+  c = fading(model__gelu="tanh", **names)
+  mesh = sharding.make_mesh(c, jax.devices()[:1])
+  begins, taught_by = start.find(c), teacher.find(c)
+  with jax.set_mesh(mesh):
+    state, changed, who = start.state_from(begins, c, abstract_state(c, mesh), mesh)
+    taught, of_teacher = teacher.restore(taught_by, c, mesh)
+  assert changed.differs == () and who == of_teacher and who["source"] == str(tmp_path) and "step" not in who
+  expected = logits_of(of_source, variables)
+  np.testing.assert_allclose(logits_of(c, state.variables), expected, atol=1e-5)
+  np.testing.assert_allclose(logits_of(taught.config, taught.variables), expected, atol=1e-5)
+  with pytest.raises(UserError, match=r"has no tokenizer: name the one of its tokens, --config.data.tokenizer=FILE"):
+    start.tokenizer_for(begins, c)
+  with pytest.raises(UserError, match=f"init.source={tmp_path} does not fit the model: model.gelu is tanh there"):
+    start.find(fading(**names))

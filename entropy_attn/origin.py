@@ -11,16 +11,15 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from entropy_attn import config as config_lib
-from entropy_attn import paths
 from entropy_attn.data.pipeline import Dataset
 from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
-from entropy_attn.run import checkpoint, folder, pretrained, text
+from entropy_attn.run import checkpoint, folder, pretrained, source, text
 from entropy_attn.train_step import abstract_state
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Origin:
   """What a field names.
 
   Attributes:
@@ -56,34 +55,35 @@ class Source:
     return None
 
 
-def find(field: str, value: str) -> Source:
+def find(field: str, value: str) -> Origin:
   """The model that a field names.
 
   Raises:
     UserError: where there is none, or it cannot be read.
   """
   try:
-    workdir = paths.expand(value, field)
-    if folder.holds_run(workdir):
-      return Source(field, value, folder.read_config(workdir), workdir)
-    loaded = pretrained.load(value)
-    return Source(field, value, loaded.config, None, loaded)
+    found = source.find(value, field)
+    if found.is_run:
+      return Origin(field, value, folder.read_config(found.folder), found.folder)
+    loaded = pretrained.load(value, what=field)
+    return Origin(field, value, loaded.config, None, loaded)
   except UserError as error:
-    raise UserError(f"{field}={value}: {error}") from None
+    told = str(error)
+    raise UserError(told if told.startswith(f"{field}=") else f"{field}={value}: {told}") from None
 
 
-def check_text(source: Source, dataset: Dataset) -> None:
-  """Raises UserError where a source has another tokenizer than the dataset, as far as both are known."""
-  theirs, ours = source.tokenizer, dataset.tokenizer
+def check_text(origin: Origin, dataset: Dataset) -> None:
+  """Raises UserError where a model has another tokenizer than the dataset, as far as both are known."""
+  theirs, ours = origin.tokenizer, dataset.tokenizer
   if theirs is not None and ours is not None and theirs.fingerprint != ours.fingerprint:
-    file = source.folder / theirs.file[0] if source.folder else source.value
+    file = origin.folder / theirs.file[0] if origin.folder else origin.value
     raise UserError(
-      f"{source.named} has another tokenizer than the text, so that its tokens are not the text's; train with "
+      f"{origin.named} has another tokenizer than the text, so that its tokens are not the text's; train with "
       f"--config.data.tokenizer={file}"
     )
 
 
-def restore(source: Source, mesh, step: int | None = None) -> tuple[dict, int | None]:
+def restore(origin: Origin, mesh, step: int | None = None) -> tuple[dict, int | None]:
   """(variables, step): its weights on a mesh, and the step of a run's checkpoint.
 
   Args:
@@ -92,21 +92,21 @@ def restore(source: Source, mesh, step: int | None = None) -> tuple[dict, int | 
   Raises:
     UserError: where its checkpoint is not there or cannot be read.
   """
-  abstract = abstract_state(source.config, mesh)
-  if source.folder:
+  abstract = abstract_state(origin.config, mesh)
+  if origin.folder:
     try:
-      return checkpoint.restore_variables(source.folder, abstract, step)
+      return checkpoint.restore_variables(origin.folder, abstract, step)
     except UserError as error:
-      raise UserError(f"{source.named}: {error}") from None
+      raise UserError(f"{origin.named}: {error}") from None
   lay = lambda leaf, like: jax.make_array_from_callback(like.shape, like.sharding, lambda index: leaf[index])
-  host = jax.tree.map(np.asarray, dict(source.loaded.variables))
+  host = jax.tree.map(np.asarray, dict(origin.loaded.variables))
   return jax.tree.map(lay, host, abstract.variables), None
 
 
-def identity(source: Source, variables: dict, step: int | None) -> dict:
+def identity(origin: Origin, variables: dict, step: int | None) -> dict:
   """Which model it is, ready for JSON: its weights by their fingerprint, and where they are from."""
-  run = {"step": step, "git_commit": folder.commit_of(source.folder)} if source.folder else {}
-  known = {"source": source.value, "architecture": config_lib.architecture_name(source.config)}
+  run = {"step": step, "git_commit": folder.commit_of(origin.folder)} if origin.folder else {}
+  known = {"source": origin.value, "architecture": config_lib.architecture_name(origin.config)}
   return known | run | {"weights": fingerprint(variables)}
 
 
