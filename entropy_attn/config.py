@@ -136,6 +136,8 @@ def describe(config: ConfigDict) -> str:
   parts = [architecture_name(config)]
   if weight > 0:
     parts.append(f"effective weight {weight:.3g} on {config.regularizer.reduction}")
+  if config.init.source:
+    parts.append(f"started from {config.init.source}")
   if config.distill.teacher:
     parts.append(f"distilled from {config.distill.teacher}")
   if c.until:
@@ -157,6 +159,7 @@ def validate(config: ConfigDict) -> None:
     field.check(name, _get(config, name))
   _check_model(config.model)
   _check_training(config)
+  _check_start(config)
   _check_distillation(config)
   _check_curriculum(config)
   _check_data(config.data)
@@ -215,6 +218,14 @@ def _check_training(c: ConfigDict) -> None:
   profile_steps(c)
 
 
+def _check_start(config: ConfigDict) -> None:
+  if config.init.source.strip() and config.model.reparam == "spectral":
+    raise UserError(
+      f"init.source={config.init.source} with model.reparam=spectral: a kernel over its norm, without a gain, is not "
+      "the source's; use model.reparam=sigma or weight, which have one"
+    )
+
+
 def _check_distillation(config: ConfigDict) -> None:
   d = config.distill
   if not d.teacher.strip():
@@ -240,6 +251,11 @@ def _check_curriculum(config: ConfigDict) -> None:
     )
   if c.norm == "none" and c.activation == "identity":
     raise UserError(f"curriculum.until={c.until} fades nothing with curriculum.norm=none and activation=identity")
+  if c.norm_bias == "kept" and (c.norm == "none" or m.bias != "all"):
+    raise UserError(
+      f"curriculum.norm_bias=kept needs curriculum.norm=layernorm and model.bias=all, not {c.norm} and {m.bias}: the "
+      "linears after the norm take its bias over"
+    )
   if m.ffn == "fused" and c.activation != "identity":
     raise UserError(
       f"curriculum.activation={c.activation} needs model.ffn=mlp: a fused FFN has no activation to begin with; its "

@@ -5,11 +5,13 @@ With a fade f that goes from 0 to 1, and the centred stream c(x) = x − mean(x)
     norm(x)       = c(x) · ((1 − f) / std(x) + f · s) · gain + (1 − f) · bias
     activation(x) = (1 − f) · act(x) + f · x
 
-At f = 0 these are LayerNorm and GELU or ReLU. At f = 1 the norm is the constant s · gain on a centred stream:
-LayerNorm is removed by holding its standard deviation for constant (Heimersheim 2024, arXiv:2409.13710); the gain is
-learned all the way. s, one number for each norm, is the running mean of 1 / std(x) over the training text while f < 1,
-and stays from then on. Centring is linear, and stays as in the source; the bias goes, since the linears that read the
-norm may have none to fold it into. `fold` makes the end a plain model with norm=none and activation=identity.
+At f = 0 these are LayerNorm and GELU or ReLU, those of a trained model if it starts from one. At f = 1 the norm is the
+constant s · gain on a centred stream: LayerNorm is removed by holding its standard deviation for constant (Heimersheim
+2024, arXiv:2409.13710); the gain is learned all the way. s, one number for each norm, is the running mean of 1 / std(x)
+over the training text while f < 1, and stays from then on; of a trained model it begins as the mean over the first
+batch. Centring is linear, and stays as in the source. The bias goes, since the linears that read the norm may have none
+to fold it into; with model.bias=all they have, and norm_bias=kept keeps it whole. `fold` makes the end a plain model
+with norm=none and activation=identity.
 
 f and s are variables of the collection 'curriculum', so that training, evaluation and what is saved see the same ones.
 Letters in array names: B batch, T tokens, D model width, L layers.
@@ -29,6 +31,8 @@ from entropy_attn.errors import UserError
 COLLECTION = "curriculum"
 # Of s a step: a batch of thousands of tokens needs no more steps than ten, and the stream grows as it learns.
 _DECAY = 0.9
+_UNSEEN = 0.0  # of s before the first step: what that step sees is taken whole
+NORM_BIASES = ("fades", "kept")
 # The linears that read each norm, by their names in the model.
 _READERS = {"ln_attn": ("q", "k", "v"), "ln_ffn": ("up", "fused")}
 
@@ -54,10 +58,22 @@ def with_fade(model_state: dict, fade: jax.Array) -> dict:
   return {**model_state, COLLECTION: jax.tree_util.tree_map_with_path(set_fade, model_state[COLLECTION])}
 
 
+def unseen(model_state: dict) -> dict:
+  """The state of a model that was trained before: each s is that of its first step, not of its initial weights."""
+  forget = lambda path, leaf: jnp.full_like(leaf, _UNSEEN) if path[-1].key == "inverse_std" else leaf
+  return {**model_state, COLLECTION: jax.tree_util.tree_map_with_path(forget, model_state[COLLECTION])}
+
+
 class Norm(nn.Module):
-  """LayerNorm that becomes a constant scale; float32. s moves wherever its collection is mutable (a training step)."""
+  """LayerNorm that becomes a constant scale; float32. s moves wherever its collection is mutable (a training step).
+
+  Attributes:
+    epsilon: added to the variance.
+    keeps_bias: whether its bias stays. It is told in the state, too: `fold` sees no more of a curriculum.
+  """
 
   epsilon: float
+  keeps_bias: bool = False
 
   @nn.compact
   def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
@@ -71,8 +87,10 @@ class Norm(nn.Module):
     average = self.variable(COLLECTION, "inverse_std", lambda: seen)
     s = average.value
     if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
-      average.value = jnp.where(fade < 1, _DECAY * s + (1 - _DECAY) * seen, s)
-    return centred_BxTxD * ((1 - fade) * inverse_BxTx1 + fade * s) * gain_D + (1 - fade) * bias_D
+      moved = jnp.where(s == _UNSEEN, seen, _DECAY * s + (1 - _DECAY) * seen)
+      average.value = jnp.where(fade < 1, moved, s)
+    kept = self.variable(COLLECTION, "kept_bias", lambda: jnp.ones(())).value if self.keeps_bias else 1 - fade
+    return centred_BxTxD * ((1 - fade) * inverse_BxTx1 + fade * s) * gain_D + kept * bias_D
 
 
 class Activation(nn.Module):
@@ -118,11 +136,17 @@ def _fold_stack(stack: Mapping, state: Mapping) -> dict:
   """A stack of blocks whose kernels hold what is left of its norms."""
   blocks = dict(stack)
   for norm in _READERS.keys() & state.keys():
-    scale_LxD = blocks.pop(norm)["scale"] * state[norm]["inverse_std"][:, None]
+    learned = blocks.pop(norm)
+    scale_LxD = learned["scale"] * state[norm]["inverse_std"][:, None]
     for name in (name for name in _READERS[norm] if name in blocks):
-      kernel_LxDxN = scale_LxD[..., None] * blocks[name]["kernel"]
-      centred = kernel_LxDxN - jnp.mean(kernel_LxDxN, axis=-2, keepdims=True)  # c(x) W = x (W − the mean of its rows)
-      blocks[name] = {**blocks[name], "kernel": centred}
+      reader = dict(blocks[name])
+      if "kept_bias" in state[norm]:
+        kept_LxD = state[norm]["kept_bias"][:, None] * learned["bias"]
+        reader["bias"] = reader["bias"] + jnp.einsum("LD,LDN->LN", kept_LxD, reader["kernel"])
+      kernel_LxDxN = scale_LxD[..., None] * reader["kernel"]
+      # c(x) W = x (W − the mean of its rows)
+      reader["kernel"] = kernel_LxDxN - jnp.mean(kernel_LxDxN, axis=-2, keepdims=True)
+      blocks[name] = reader
   return blocks
 
 

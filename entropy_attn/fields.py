@@ -237,8 +237,11 @@ GROUPS: dict[str, dict[str, Field]] = {
       "learned", ("learned", "shared", "fixed"), "one a head; one for all heads; or threshold_init, which stays"
     ),
   },
+  "init": {
+    "source": _text("", "start from a trained model: a run, a Hugging Face folder or Hub name; empty: from train.seed"),
+  },
   "distill": {
-    "teacher": _text("", "the folder of a finished run with this vocabulary and tokenizer; empty: none"),
+    "teacher": _text("", "a finished run, or as init.source, with this vocabulary and tokenizer; empty: none"),
     "weight": _float(0.5, "of the KL of the logits, × temperature²; the cross-entropy keeps the rest of 1", least=0),
     "temperature": _float(2.0, "that divides the logits of both in the KL", above=0),
     "entropy_weight": _float(
@@ -251,6 +254,7 @@ GROUPS: dict[str, dict[str, Field]] = {
     ),
     "norm": _choice("layernorm", ("layernorm", "none"), "at the start; it fades to a constant scale, which folds"),
     "activation": _choice("gelu", ("gelu", "relu", "identity"), "at the start; it fades to the identity"),
+    "norm_bias": _choice("fades", ("fades", "kept"), "kept: it folds into the linears that follow, of model.bias=all"),
   },
   "optimizer": {
     "name": _choice("adamw", ("adamw", "muon"), "muon: of the blocks' matrices, with AdamW for all else"),

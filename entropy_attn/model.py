@@ -303,7 +303,9 @@ class Block(nn.Module):
   def norm(self, name: str):
     """x → its norm: the config's, or one that fades."""
     fades = self.fading is not None and self.fading.norm != "none"
-    kind = curriculum.Norm if fades else NORMS[self.config.norm]
+    kind = NORMS[self.config.norm]
+    if fades:
+      kind = functools.partial(curriculum.Norm, keeps_bias=self.fading.norm_bias == "kept")
     return kind(name=name, epsilon=self.config.layer_norm_epsilon)
 
   def activation(self):

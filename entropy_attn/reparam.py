@@ -55,11 +55,15 @@ def power_iteration(kernel: jax.Array, u: jax.Array, steps: int = 1) -> jax.Arra
 
 
 def spectral_normalise(kernel: jax.Array, u: jax.Array) -> jax.Array:
-  """V / sigma with sigma = a V u, a being the input-side vector that u implies; gradients flow through V alone."""
+  """V / sigma; gradients flow through V alone."""
+  return kernel / spectral_norm(kernel, u)[..., None, None]
+
+
+def spectral_norm(kernel: jax.Array, u: jax.Array) -> jax.Array:
+  """sigma = a V u, [...], a being the input-side vector that u implies; gradients flow through V alone."""
   u = jax.lax.stop_gradient(u)
   a = _normalise(jnp.einsum("...io,...o->...i", jax.lax.stop_gradient(kernel), u))
-  sigma = jnp.einsum("...i,...io,...o->...", a, kernel, u)
-  return kernel / sigma[..., None, None]
+  return jnp.einsum("...i,...io,...o->...", a, kernel, u)
 
 
 def fold(variables: dict, model_config) -> tuple[dict, object]:

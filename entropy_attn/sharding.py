@@ -48,7 +48,7 @@ _OTHERS = {
   "strengths": (None, "heads"),
 }
 # Of norms, residual scaling, a curriculum, and Muon's polynomial.
-_REPLICATED = ("scale", "bias", "alpha", "beta", "fade", "inverse_std", "ns_coeffs")
+_REPLICATED = ("scale", "bias", "alpha", "beta", "fade", "inverse_std", "kept_bias", "ns_coeffs")
 
 
 def make_mesh(config: ConfigDict, devices=None) -> Mesh:

@@ -9,7 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import instruments, paths, sharding
+from entropy_attn import instruments, origin, paths, sharding
+from entropy_attn import start as start_lib
 from entropy_attn import teacher as teacher_lib
 from entropy_attn.data import pipeline
 from entropy_attn.divergence import NonFinite
@@ -51,10 +52,12 @@ def train(
   devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}, mesh {dict(mesh.shape)}"
   say(f"{config_lib.describe(config)}; {devices}")
   taught_by = teacher_lib.find(config)
-  dataset = pipeline.prepare(config, text.read_tokenizer(workdir))
+  starts_from = None if checkpoint.any_saved(workdir) else start_lib.find(config)  # a resumed run needs it no more
+  given = start_lib.tokenizer_for(starts_from, config) if starts_from else None
+  dataset = pipeline.prepare(config, text.read_tokenizer(workdir) or given)
   say(dataset.description)
-  if taught_by:
-    teacher_lib.check_text(taught_by, dataset)
+  for model in filter(None, (taught_by, starts_from)):
+    origin.check_text(model, dataset)
   abstract = abstract_state(config, mesh)
   say(instruments.parameters(abstract.params, mesh))
   trace = instruments.Trace(config_lib.profile_steps(config), metrics.events_folder(workdir))
@@ -63,17 +66,24 @@ def train(
   with folder.opened(workdir), jax.set_mesh(mesh), StopSignal() as stop, trace:
     checkpoint.check_space(workdir, abstract, config.train.keep_checkpoints)
     checkpoints = checkpoint.Checkpoints(workdir, config)
-    teacher = teacher_lib.restore(taught_by, config, mesh) if taught_by else None
+    teacher, sources = None, {}
+    if taught_by:
+      teacher, sources["distill.teacher"] = teacher_lib.restore(taught_by, config, mesh)
     constants = (teacher.variables,) if teacher else ()  # of the step, in no checkpoint of this run
     restored = checkpoints.restore_latest(abstract)
-    if restored is None:
+    if restored is None and starts_from:
+      state, changed, sources["init.source"] = start_lib.state_from(starts_from, config, abstract, mesh)
+      for line in changed.lines:
+        say(f"{starts_from.named}: {line}")
+    elif restored is None:
       state = jax.jit(functools.partial(init_state, config), out_shardings=sharding.of(abstract))()
     else:
       state, position = restored
       batches.set_state(position)
       say(f"resumed from step {int(state.step)}")
     start = int(state.step)
-    folder.first_alone(lambda: _record(config, workdir, dataset, start, accept_changed_text, anew=restored is None))
+    recorded = functools.partial(_record, config, workdir, dataset, sources, start, accept_changed_text)
+    folder.first_alone(functools.partial(recorded, anew=restored is None))
     positions = collections.deque([(start, batches.get_state())], maxlen=3)  # the state may be a step or two behind
 
     traced = trace_train_step(config, mesh, teacher)
@@ -157,15 +167,24 @@ def _keep_records(workdir: pathlib.Path) -> None:
 
 
 def _record(
-  config: ConfigDict, workdir: pathlib.Path, dataset, start: int, accept_changed_text: bool, *, anew: bool
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  dataset,
+  sources: dict,
+  start: int,
+  accept_changed_text: bool,
+  *,
+  anew: bool,
 ) -> None:
   """Writes into a run's folder what this start is, after checking it again: no other process writes there now."""
   folder.check_same_run(workdir, config)
+  if not anew:
+    folder.check_same_sources(workdir, sources)
   for line in text.record(workdir, dataset, start, accept=accept_changed_text):
     say(f"note: from step {start} on another text, as accepted: {line}")
   if anew:
     _keep_records(workdir)
-  for line in folder.record(workdir, config):
+  for line in folder.record(workdir, config, sources):
     say(f"note: from step {start} on {line}")
 
 

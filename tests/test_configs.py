@@ -33,7 +33,7 @@ def _get(name, *argument):
 
 
 def test_each_row_of_the_paper_has_a_file_in_both_families():
-  names = {f"{family}_{row}" for family in ARGUMENTS for row in (*ROWS, *NORMALISED)} | {"quickstart"}
+  names = {f"{family}_{row}" for family in ARGUMENTS for row in (*ROWS, *NORMALISED)} | {"quickstart", "finetune_gpt2"}
   assert {path.stem for path in CONFIGS.glob("*.py")} == names
   assert set(config_lib.ARCHITECTURES) == {*ROWS, *NORMALISED}
 

@@ -53,13 +53,17 @@ def test_it_starts_as_the_usual_model(norm, activation):
 
 ENDS = {
   "plain": {},
+  "bias kept": {"curriculum__norm_bias": "kept"},
+  "kept, spectrally normalised": {
+    "curriculum__norm_bias": "kept", "model__reparam": "spectral", "model__reparam_targets": "qkvo+ffn"
+  },
   "biases of queries and keys alone": {"model__bias": "qk"},
   "fused": {"model__ffn": "fused", "activation": "identity"},
   "activation alone": {"norm": "none"},
   "weight normalised": {"model__reparam": "weight", "model__reparam_targets": "qkvo+ffn"},
   "spectrally normalised": {"model__reparam": "spectral", "model__reparam_targets": "qkvo+ffn"},
   "unscaled": {"model__residual_scaling": False, "model__temperature": "none"},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENDS)

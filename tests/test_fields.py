@@ -7,7 +7,7 @@ import re
 from ml_collections import ConfigDict
 import pytest
 
-from entropy_attn import attention, config_file, entropy, fields, model, optimizer, reparam, sizes
+from entropy_attn import attention, config_file, curriculum, entropy, fields, model, optimizer, reparam, sizes
 from entropy_attn import config as config_lib
 from entropy_attn.data import corpora, packing
 from entropy_attn.errors import UserError
@@ -26,7 +26,7 @@ IMPLEMENTED = {
   "optimizer.name": optimizer.NAMES, "optimizer.schedule": optimizer.SCHEDULES,
   "train.on_nonfinite": ("stop", "record"), "data.name": corpora.NAMES,
   "regularizer.thresholds": entropy.THRESHOLDS, "curriculum.norm": model.NORMS,
-  "curriculum.activation": model.ACTIVATIONS,
+  "curriculum.activation": model.ACTIVATIONS, "curriculum.norm_bias": curriculum.NORM_BIASES,
   "model.score_scale": sizes.SCORE_SCALES,
   "data.packing": packing.PACKINGS,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from test_train import INTERRUPTED, arrays
 from tiny_runs import STEPS, command, finish, lines, popen, run
 
 from entropy_attn import config as config_lib
-from entropy_attn import curriculum, teacher
+from entropy_attn import curriculum, origin, teacher
 from entropy_attn.data.pipeline import Dataset
 from entropy_attn.errors import UserError
 from entropy_attn.model import GPT
@@ -104,9 +104,9 @@ def rewritten(path, **changes):
 
 def test_a_teacher_that_is_missing_or_does_not_fit_is_refused_in_one_line(taught, tmp_path):
   of_teacher, workdir, _, _ = taught
-  assert teacher.find(student_of(workdir, of_teacher)) == of_teacher
+  assert teacher.find(student_of(workdir, of_teacher)).folder == of_teacher
   shallower = {"model__num_layers": 1}
-  assert teacher.find(student_of(workdir, of_teacher, distill__entropy_weight=0.0, **shallower)) == of_teacher
+  assert teacher.find(student_of(workdir, of_teacher, distill__entropy_weight=0.0, **shallower)).folder == of_teacher
   unfinished, diverged = (shutil.copytree(of_teacher, tmp_path / name) for name in ("unfinished", "diverged"))
   (unfinished / "summary.json").unlink()
   rewritten(diverged / "summary.json", status="diverged", step=7)
@@ -125,14 +125,15 @@ def test_a_teacher_that_is_missing_or_does_not_fit_is_refused_in_one_line(taught
 
 
 def test_a_teacher_of_another_tokenizer_is_refused(taught):
-  of_teacher, _, _, _ = taught
+  of_teacher = taught[0]
+  found = origin.find("distill.teacher", str(of_teacher))
   kept = text.read_tokenizer(of_teacher)
   dataset = Dataset(train=(), valid=(), vocab_size=300, shuffle=True, description="", tokenizer=kept)
-  teacher.check_text(of_teacher, dataset)
-  teacher.check_text(of_teacher, dataclasses.replace(dataset, tokenizer=None))  # languini: its tokens are its own
+  origin.check_text(found, dataset)
+  origin.check_text(found, dataclasses.replace(dataset, tokenizer=None))  # languini: its tokens are its own
   other = dataclasses.replace(dataset, tokenizer=dataclasses.replace(kept, fingerprint="another"))
-  with pytest.raises(UserError, match=f"another tokenizer than the text: .*--config.data.tokenizer={of_teacher}"):
-    teacher.check_text(of_teacher, other)
+  with pytest.raises(UserError, match=f"another tokenizer than the text, .*--config.data.tokenizer={of_teacher}"):
+    origin.check_text(found, other)
 
 
 def test_it_is_refused_before_training(taught, tmp_path):

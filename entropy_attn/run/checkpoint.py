@@ -172,6 +172,11 @@ def restore_variables(workdir: pathlib.Path, abstract_state, step: int | None = 
   raise UserError(_none_readable(directory, reasons) if reasons else f"no checkpoint was saved under {directory} yet")
 
 
+def any_saved(workdir: pathlib.Path) -> bool:
+  """Whether a run's folder holds a checkpoint, readable or not: whether the run will be resumed."""
+  return any(path.name.isdigit() for path in (workdir / _FOLDER).glob("*"))
+
+
 def check_space(workdir: pathlib.Path, state, kept: int) -> None:
   """Raises UserError if the folder's disk cannot hold the checkpoints to come."""
   size = _size(state)

@@ -1,7 +1,8 @@
 """A run's folder: the names of its files, who may write there, and what made it. Files are written whole (`files`).
 
 config.json           the config that made the run
-environment.json      versions, git commit, command and devices of its last start, and a line for each start
+environment.json      versions, git commit, command and devices of its last start, a line for each start, and the
+                      identity of the models that it started from and learns from
 tokenizer.json|.model its tokenizer; dataset.json and sample.npz: what its text was (`text`)
 summary.json          what it reached (`summary`)
 metrics.jsonl         its course, one line a record (`metrics`), and the same in tensorboard/
@@ -90,24 +91,39 @@ def opened(workdir: pathlib.Path) -> Iterator[None]:
     lock.release()
 
 
-def record(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def record(workdir: pathlib.Path, config: ConfigDict, sources: Mapping[str, Mapping] | None = None) -> list[str]:
   """Writes config.json and environment.json of this start; returns 'name: old → new' for what changed since the last.
 
   That is fields of the config, the git commit, versions and devices.
+
+  Args:
+    sources: by the field that names it, the identity of a trained model that this start reads; others' are kept.
   """
   saved = _found_config(workdir)
   changed = config_lib.differences(saved, config) if saved else []
-  try:
-    before = files.read_json(workdir / _ENVIRONMENT) or {}
-  except ValueError:  # damaged: nothing is computed from it
-    before = {}
+  before = _environment(workdir)
   now = describe()
   old, new = _versions(before), _versions(now)
   changed += [f"{name}: {old[name]} → {new[name]}" for name in new if old.get(name, new[name]) != new[name]]
   start = {name: now[name] for name in ("time", "command", "git_commit")} | {"changed": changed}
   files.write_bytes(workdir / _CONFIG, (config.to_json(indent=2) + "\n").encode())
-  files.write_json(workdir / _ENVIRONMENT, now | {"starts": [*before.get("starts", []), start]})
+  models = {**before.get("sources", {}), **(sources or {})}
+  starts = {"starts": [*before.get("starts", []), start]} | ({"sources": models} if models else {})
+  files.write_json(workdir / _ENVIRONMENT, now | starts)
   return changed
+
+
+def check_same_sources(workdir: pathlib.Path, sources: Mapping[str, Mapping]) -> None:
+  """Raises UserError where a trained model that a field names has other weights than when the run read it before."""
+  before = _environment(workdir).get("sources", {})
+  for field, now in sources.items():
+    old = before.get(field, now)
+    if old["weights"] != now["weights"]:
+      told = [f"weights {who['weights'][:8]}{_at_step(who)}" for who in (old, now)]
+      raise UserError(
+        f"{field}={now['source']} is not the model that the run in {workdir} read until now ({' → '.join(told)}): "
+        "restore it, or choose another --workdir"
+      )
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -222,10 +238,7 @@ def describe() -> dict:
 
 def commit_of(workdir: pathlib.Path) -> str | None:
   """The commit, as `git_commit` writes it, of the last start in a run's folder; None where it is not known."""
-  try:
-    return (files.read_json(workdir / _ENVIRONMENT) or {}).get("git_commit")
-  except (OSError, ValueError):  # damaged: nothing is computed from it
-    return None
+  return _environment(workdir).get("git_commit")
 
 
 def git_commit() -> str | None:
@@ -257,6 +270,18 @@ def first_alone(action: Callable):
   if failed:
     raise refused or UserError("the first process stopped: its message says why")
   return result
+
+
+def _environment(workdir: pathlib.Path) -> dict:
+  """environment.json of a run's folder; empty where there is none."""
+  try:
+    return files.read_json(workdir / _ENVIRONMENT) or {}
+  except (OSError, ValueError):  # damaged: nothing is computed from it
+    return {}
+
+
+def _at_step(identity: Mapping) -> str:
+  return "" if identity.get("step") is None else f" of step {identity['step']}"
 
 
 def _versions(environment: Mapping) -> dict:
