@@ -3,8 +3,10 @@
 Letters in array names: B batch, T tokens, D model width, H heads, K head width, V vocabulary, L layers.
 """
 
+from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,12 +24,20 @@ _HEADS = ("batch", "length", "heads", "head_width")
 _LayerNorm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=jnp.float32)
 
 # What each choice of a field of config.model stands for; `config` offers these and no others.
-NORMS = {"layernorm": _LayerNorm, "none": lambda name: lambda x: x}
+NORMS: dict[str, Callable] = {"layernorm": _LayerNorm, "none": lambda name: lambda x: x}
 GELUS = {"erf": functools.partial(nn.gelu, approximate=False), "tanh": functools.partial(nn.gelu, approximate=True)}
-ACTIVATIONS = {"gelu": lambda c: GELUS[c.gelu], "relu": lambda c: nn.relu, "identity": lambda c: lambda x: x}
+ACTIVATIONS: dict[str, Callable] = {
+  "gelu": lambda c: GELUS[c.gelu],
+  "relu": lambda c: nn.relu,
+  "identity": lambda c: lambda x: x,
+}
 FFNS = ("mlp", "fused")
 BIASED = {"none": (), "qk": ("q", "k"), "all": ("q", "k", "v", "o", "up", "down", "fused")}  # the linears that have one
-TEMPERATURES = {"none": None, "per_head": lambda H, T: (H,), "per_head_position": lambda H, T: (H, T)}  # their shapes
+TEMPERATURES: dict[str, Any] = {  # their shapes
+  "none": None,
+  "per_head": lambda H, T: (H,),
+  "per_head_position": lambda H, T: (H, T),
+}
 TEMPERATURE_FORMS = {  # what is learned of a temperature t, and t of what is learned
   "direct": (lambda t: t, lambda learned: learned),
   "log": (math.log, jnp.exp),
@@ -171,7 +181,7 @@ class Block(nn.Module):
     nonfinite = jnp.sum(~jnp.all(jnp.isfinite(x_BxTxD), axis=-1), dtype=jnp.int32)
     return (x_BxTxD, first_BxTxHxK), {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
 
-  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array):
+  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK, layer: jax.Array):
     """x + MHA(LN(x)), the entropy [B, T, H], and v_1.
 
     With value residuals (Zhou et al., 2024, arXiv:2410.17897, both of their weights fixed at 1/2) every layer but the
@@ -193,7 +203,7 @@ class Block(nn.Module):
       first_BxTxHxK = jnp.where(layer == 0, v_BxTxHxK, first_BxTxHxK)
       v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
     arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
-    axes = [_HEADS] * 3
+    axes: list[tuple[str, ...]] = [_HEADS] * 3
     if c.temperature != "none":
       arrays["temperature"] = self.temperature(T)
       axes.append(("heads", "length"))
@@ -240,9 +250,10 @@ class Block(nn.Module):
 
   def activation(self):
     """x → its activation: the config's, or one that fades."""
-    fades = self.fading is not None and self.fading.activation != "identity"
-    kind = ACTIVATIONS[self.fading.activation if fades else self.config.activation](self.config)
-    return curriculum.Activation(kind, name="activation") if fades else kind
+    fading = self.fading
+    if fading is not None and fading.activation != "identity":
+      return curriculum.Activation(ACTIVATIONS[fading.activation](self.config), name="activation")
+    return ACTIVATIONS[self.config.activation](self.config)
 
 
 class Linear(nn.Module):
