@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-report report setup-private private-wheels run compare test test-slow test-aot lint aot bench-attention bench-train-step
+.PHONY: setup setup-report report setup-private private-wheels run compare test test-slow test-aot lint docs dist aot bench-attention bench-train-step
 
 setup: .venv/installed
 
@@ -33,7 +33,7 @@ setup-private: private-wheels .venv/installed-private
 
 # Without this, pip would leave the engine out without a word and end well.
 private-wheels: .venv/bin/python
-	@$(PY) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "error: the two-party engine has wheels for CPython 3.11 alone, and .venv has %d.%d: rm -r .venv, then make PYTHON=python3.11 setup-private" % sys.version_info[:2])'
+	@$(PY) -c 'import platform, sys; from pip._vendor.packaging.requirements import Requirement; (engine,) = [Requirement(line.partition("#")[0]) for line in open("requirements-private.txt") if line.startswith("spu")]; sys.exit(None if engine.marker.evaluate() else "error: the two-party engine has wheels for CPython 3.11 on Linux (x86-64) and on Apple silicon, and .venv is CPython %s on %s: rm -r .venv, then make PYTHON=python3.11 setup-private" % (platform.python_version(), platform.platform(terse=True)))'
 
 .venv/installed-private: requirements-private.txt .venv/installed
 	$(INSTALL) --no-deps -r requirements-private.txt
@@ -88,3 +88,17 @@ bench-train-step: .venv-bench/installed
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# The pages of the API, the guides and the results: site/index.html.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
+.venv/installed-docs: requirements-docs.txt .venv/installed
+	$(INSTALL) -r requirements-docs.txt
+	@touch $@
+
+# What is put on a package index: dist/
+dist: .venv/installed-dev
+	rm -rf build dist
+	$(PY) -m build

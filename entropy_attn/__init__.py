@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 __all__ = ["dot_product_attention", "entropy", "load"]
+__version__ = "0.1.0"
 
 
 def load(source, step: int | None = None):

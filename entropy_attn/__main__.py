@@ -1,11 +1,14 @@
-"""Lists the commands: python -m entropy_attn."""
+"""Lists the commands, configs and studies; entropy_attn COMMAND is python -m entropy_attn.COMMAND."""
 
 import ast
 import importlib.util
+import os
 import pathlib
+import runpy
 import sys
+import textwrap
 
-from entropy_attn import cli, usage
+from entropy_attn import cli, config_file, usage
 from entropy_attn.errors import UserError, nearest
 
 COMMANDS = (
@@ -16,22 +19,32 @@ COMMANDS = (
 
 
 def text() -> str:
-  """A line a command: the first of its docstring."""
+  """A line a command, the first of its docstring; and the names that --config and --study take."""
   lines = [usage.row(f"python -m entropy_attn.{name}", _summary(name)) for name in COMMANDS]
-  return "\n".join(["Commands, each with --help:", "", *lines])
+  lines = ["Commands, each with --help; `entropy_attn main` is `python -m entropy_attn.main`:", "", *lines]
+  for flag, ours in (("config", config_file.CONFIGS), ("study", config_file.STUDIES)):
+    names = textwrap.fill(", ".join(config_file.names(ours)), usage.WIDTH - 2)
+    lines += ["", f"For --{flag}, by name, from {ours}:", "", textwrap.indent(names, "  ")]
+  return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> None:
-  """Prints the list.
+def main() -> None:
+  """The console script: runs the command that is named first as `python -m` would, or lists them.
 
   Raises:
-    UserError: for any argument but --help.
+    UserError: for a name that is no command's.
   """
-  for argument in arguments:
-    if argument.lstrip("-") not in ("help", "h"):
-      near = nearest(argument, COMMANDS)
-      raise UserError(f"{argument!r} is no argument: write python -m entropy_attn.COMMAND{near}, or none to list them")
-  print(text())
+  if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+    command = sys.argv.pop(1)
+    if not sys.flags.safe_path:
+      sys.path[0] = os.getcwd()  # as `python -m` has it: files of the user's may import each other
+    runpy.run_module(f"entropy_attn.{command}", run_name="__main__", alter_sys=True)
+    return
+  with cli.one_line_errors():
+    for argument in sys.argv[1:]:
+      if argument.lstrip("-") not in ("help", "h"):
+        raise UserError(f"{argument!r} is no command{nearest(argument, COMMANDS)}: without one, they are listed")
+    print(text())
 
 
 def _summary(name: str) -> str:
@@ -43,5 +56,4 @@ def _summary(name: str) -> str:
 
 
 if __name__ == "__main__":
-  with cli.one_line_errors():
-    main(sys.argv[1:])
+  main()

@@ -147,10 +147,12 @@ _PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}  # of the Pallas kernels
 def _module(kernel):
   # Only where they are used: importing Pallas takes longer than the rest of this package.
   if kernel == "gpu":
-    from entropy_attn.kernels import gpu as module
-  else:
-    from entropy_attn.kernels import tpu as module
-  return module
+    from entropy_attn.kernels import gpu
+
+    return gpu
+  from entropy_attn.kernels import tpu
+
+  return tpu
 
 
 def _choose(implementation, q, k, v, mask) -> str:
@@ -179,13 +181,13 @@ def _warn_once(message: str) -> None:
 def _row_scale(q_BxTxHxK, scale: float, temperature) -> jax.Array:
   """What multiplies the products q_i·k_j, scale / t_i, [H, T]."""
   _, T, H, _ = q_BxTxHxK.shape
-  scale = jnp.asarray(scale, jnp.promote_types(q_BxTxHxK.dtype, jnp.float32))
+  numerator = jnp.asarray(scale, jnp.promote_types(q_BxTxHxK.dtype, jnp.float32))
   if temperature is None:
-    return jnp.broadcast_to(scale, (H, T))
-  temperature = jnp.asarray(temperature).astype(scale.dtype)
+    return jnp.broadcast_to(numerator, (H, T))
+  temperature = jnp.asarray(temperature).astype(numerator.dtype)
   if temperature.ndim < 2:
     temperature = jnp.broadcast_to(temperature, (H,))[:, None]
-  return jnp.broadcast_to(scale / temperature, (H, T))
+  return jnp.broadcast_to(numerator / temperature, (H, T))
 
 
 def _checked_mask(mask, shape):

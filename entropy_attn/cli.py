@@ -58,8 +58,8 @@ def define_checkpoint(help_text: str = "A run's folder, a Hugging Face folder, o
 
 
 def define_config(*, required: bool = True) -> None:
-  """Defines --config=FILE[:ARGUMENT] and its overrides --config.group.field=value, for `load_config`."""
-  flags.DEFINE_string("config", None, "FILE or FILE:ARGUMENT, a file under configs/.")
+  """Defines --config=NAME_OR_FILE[:ARGUMENT] and its overrides --config.group.field=value, for `load_config`."""
+  flags.DEFINE_string("config", None, "NAME or FILE, or either with :ARGUMENT; python -m entropy_attn lists the names.")
   if required:
     add_check(_check_config)
 
@@ -86,7 +86,7 @@ def load_config() -> ConfigDict:
 
 
 def config_name() -> str:
-  """The name of --config=FILE[:ARGUMENT], fit for a folder: 'codeparrot_wnorm' or 'codeparrot_wnorm_qk+ffn'."""
+  """The name of --config=NAME_OR_FILE[:ARGUMENT], fit for a folder: 'codeparrot_wnorm' or 'codeparrot_wnorm_qk+ffn'."""
   file, _, argument = FLAGS.config.partition(":")
   name = pathlib.Path(file).stem + (f"_{argument}" if argument else "")
   return re.sub(r"[^\w.+-]", "_", name)
@@ -233,7 +233,9 @@ def _show_help(doc: str, own: Sequence[str], argv: Sequence[str]) -> None:
 
 def _check_config() -> None:
   if FLAGS.config is None:
-    raise UserError("--config=FILE is missing; the files under configs/ are ready to use")
+    raise UserError(
+      "--config=FILE is missing, or a name such as --config=quickstart: python -m entropy_attn lists them"
+    )
 
 
 def _check_checkpoint() -> None:

@@ -24,7 +24,7 @@ _FUSED = _SCALED | {"ffn": "fused"}
 _TEMPERED = _FUSED | {"temperature": "per_head_position"}
 # The paper's architectures (Tables 1, 2, 5 and 6), by the names of their config files: what each sets of the model.
 # `architecture_name` has them in the paper's notation, and `published` what it printed of them.
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict] = {
   "ln_gelu": {},
   "ln_relu": {"activation": "relu"},
   "ln": {"activation": "identity"},

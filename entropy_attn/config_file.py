@@ -1,4 +1,7 @@
-"""Config and study files: Python files that define one function, and overrides of the fields of what it returns."""
+"""Config and study files: Python files that define one function, and overrides of the fields of what it returns.
+
+Those of ours go by name from any folder: they lie in the package where it is installed, and beside it in a clone.
+"""
 
 from collections.abc import Callable, Mapping
 import difflib
@@ -13,15 +16,18 @@ from ml_collections import ConfigDict
 from entropy_attn import fields, paths
 from entropy_attn.errors import UserError, nearest, one_line
 
+_PACKAGE = pathlib.Path(__file__).parent
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.with_name("configs")
+STUDIES = CONFIGS / "studies"
 # What ConfigDict says of a value of the wrong type.
 _MISTYPED = re.compile(r"Could not override field '(\w+)' \(reference\)\. (.*) is of .* type <class '(?:.*\.)?(\w+)'>")
 
 
 def load(spec: str, overrides: Mapping[str, object], what: str = "--config") -> ConfigDict:
-  """The locked config of FILE or FILE:ARGUMENT, with fields overridden; `config.validate` is the caller's.
+  """The locked config of NAME, FILE or either with :ARGUMENT, with fields overridden; `config.validate` is the caller's.
 
   Args:
-    spec: where get_config() is defined, and what it is called with.
+    spec: where get_config() is defined, as `find` has it, and what it is called with.
     overrides: values by "group.field".
     what: names the file in a message about the path alone.
 
@@ -29,7 +35,7 @@ def load(spec: str, overrides: Mapping[str, object], what: str = "--config") -> 
     UserError: for a file that cannot be loaded, or an override that its field does not accept.
   """
   file, colon, argument = spec.partition(":")
-  config = call(paths.expand(file, what), "get_config", *([argument] if colon else []))
+  config = call(find(file, what), "get_config", *([argument] if colon else []))
   if not isinstance(config, ConfigDict):
     raise UserError(f"{file}: get_config() returns {_a(config)}, not a ConfigDict: start from config.base()")
   for name, value in overrides.items():
@@ -38,8 +44,40 @@ def load(spec: str, overrides: Mapping[str, object], what: str = "--config") -> 
     if not isinstance(config.get(group), ConfigDict) or field not in config[group]:
       raise UserError(f"{file}: its config has no field {name}: start from config.base()")
     with config[group].ignore_type():  # checked above
-      config[group][field] = float(value) if fields.find(name).kind is float and value is not None else value
+      config[group][field] = float(value) if fields.find(name).kind is float and isinstance(value, int) else value
   return config.lock()
+
+
+def find(text: str, what: str, ours: pathlib.Path = CONFIGS) -> pathlib.Path:
+  """The file that a user names: by its path or, where it is one of ours, by its name alone.
+
+  Ours are found, too, as they are written in a clone: 'configs/NAME.py'. A file of the user's own goes first.
+
+  Args:
+    text: a name or a path.
+    what: names it in a message, such as "--config".
+    ours: `CONFIGS` or `STUDIES`.
+
+  Raises:
+    UserError: for what is neither a path nor a name.
+  """
+  path, in_clone = paths.expand(text, what), ours.relative_to(CONFIGS.parent)
+  if path.exists() and not path.is_dir():
+    return path
+  is_name = path == pathlib.Path(path.name) and not path.suffix
+  if (is_name or path == in_clone / f"{path.stem}.py") and (ours / f"{path.stem}.py").is_file():
+    return ours / f"{path.stem}.py"
+  if path == pathlib.Path(path.name) and path.suffix == ".py" and path.stem in names(ours):
+    raise UserError(f"{what}={text} does not exist: ours goes by its name alone, {what}={path.stem}")
+  if path.is_dir() or not (is_name or (path.parent == in_clone and not in_clone.is_dir())):
+    return path  # `function` says what is wrong with it
+  near = nearest(path.stem, names(ours)) or ": python -m entropy_attn lists them"
+  raise UserError(f"{what}={text} is neither a file nor the name of one of ours{near}")
+
+
+def names(ours: pathlib.Path = CONFIGS) -> list[str]:
+  """The names that `find` knows."""
+  return sorted(path.stem for path in ours.glob("*.py"))
 
 
 def call(path: pathlib.Path, name: str, *arguments: str):

@@ -3,8 +3,10 @@
 Letters in array names: B batch, T tokens, D model width, H heads, K head width, V vocabulary, L layers.
 """
 
+from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,12 +25,20 @@ _HEADS = ("batch", "length", "heads", "head_width")
 _LayerNorm = functools.partial(nn.LayerNorm, dtype=jnp.float32)
 
 # What each choice of a field of config.model stands for; `config` offers these and no others.
-NORMS = {"layernorm": _LayerNorm, "none": lambda name, epsilon: lambda x: x}
+NORMS: dict[str, Callable] = {"layernorm": _LayerNorm, "none": lambda name, epsilon: lambda x: x}
 GELUS = {"erf": functools.partial(nn.gelu, approximate=False), "tanh": functools.partial(nn.gelu, approximate=True)}
-ACTIVATIONS = {"gelu": lambda c: GELUS[c.gelu], "relu": lambda c: nn.relu, "identity": lambda c: lambda x: x}
+ACTIVATIONS: dict[str, Callable] = {
+  "gelu": lambda c: GELUS[c.gelu],
+  "relu": lambda c: nn.relu,
+  "identity": lambda c: lambda x: x,
+}
 FFNS = ("mlp", "fused")
 BIASED = {"none": (), "qk": ("q", "k"), "all": ("q", "k", "v", "o", "up", "down", "fused")}  # the linears that have one
-TEMPERATURES = {"none": None, "per_head": lambda H, T: (H,), "per_head_position": lambda H, T: (H, T)}  # their shapes
+TEMPERATURES: dict[str, Any] = {  # their shapes
+  "none": None,
+  "per_head": lambda H, T: (H,),
+  "per_head_position": lambda H, T: (H, T),
+}
 TEMPERATURE_FORMS = {  # what is learned of a temperature t, and t of what is learned
   "direct": (lambda t: t, lambda learned: learned),
   "log": (math.log, jnp.exp),
@@ -220,12 +230,7 @@ class Block(nn.Module):
     return (x_BxTxD, first_BxTxHxK), out | {"nonfinite_tokens": nonfinite}
 
   def attend(
-    self,
-    x_BxTxD: jax.Array,
-    first_BxTxHxK: jax.Array | None,
-    layer: jax.Array,
-    mask_BxT: jax.Array | None,
-    cache: Cache | None,
+    self, x_BxTxD: jax.Array, first_BxTxHxK, layer: jax.Array, mask_BxT: jax.Array | None, cache: Cache | None
   ):
     """x + MHA(LN(x)), what `out` has of it, and v_1.
 
@@ -249,7 +254,8 @@ class Block(nn.Module):
       v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
     arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
     arrays["scale"] = jnp.asarray(sizes.score_scale(c, layer), jnp.float32)
-    axes, causal, new = [_HEADS] * 3 + [()], True, {}
+    axes: list[tuple[str | None, ...]] = [*[_HEADS] * 3, ()]
+    causal, new = True, {}
     if cache is not None:
       new = {"keys": k_BxTxHxK, "values": v_BxTxHxK}
     if cache is not None and cache.keys.shape[1]:  # of one without room all are new
@@ -310,9 +316,10 @@ class Block(nn.Module):
 
   def activation(self):
     """x → its activation: the config's, or one that fades."""
-    fades = self.fading is not None and self.fading.activation != "identity"
-    kind = ACTIVATIONS[self.fading.activation if fades else self.config.activation](self.config)
-    return curriculum.Activation(kind, name="activation") if fades else kind
+    fading = self.fading
+    if fading is not None and fading.activation != "identity":
+      return curriculum.Activation(ACTIVATIONS[fading.activation](self.config), name="activation")
+    return ACTIVATIONS[self.config.activation](self.config)
 
 
 def _rows(table: jax.Array, T: int, cache: Cache | None) -> jax.Array:

@@ -31,7 +31,7 @@ def stacks_of(params: Mapping) -> list:
   return [params[name] for name in STACKS if name in params]
 
 
-def kind_of(linear: str, model_config) -> str:
+def kind_of(linear: str | None, model_config) -> str:
   """The normalisation of a linear of that name: one of KINDS."""
   return model_config.reparam if linear in TARGETS[model_config.reparam_targets] else "none"
 

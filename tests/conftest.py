@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import gc
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -11,6 +12,7 @@ import sys
 import sysconfig
 import tempfile
 
+from packaging.requirements import Requirement
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -45,8 +47,24 @@ _kept = 0.0  # bytes that forgetting did not free: the engine's, and libraries
 _LONG = ("test_train.py", "test_engine.py", "test_commands.py", "test_train_step.py", "test_transforms.py")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+  _leave_out_the_engine(config, items)
   items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+def _leave_out_the_engine(config, items) -> None:
+  """Deselects the tests that need the two-party engine where there is no wheel of it; where there is one, none is."""
+  needing = [item for item in items if item.get_closest_marker("engine")]
+  if not needing or importlib.util.find_spec("spu") is not None:
+    return
+  lines = (pathlib.Path(__file__).parents[1] / "requirements-private.txt").read_text().splitlines()
+  (engine,) = (Requirement(line.partition("#")[0]) for line in lines if line.startswith("spu"))
+  if engine.marker.evaluate():
+    raise pytest.UsageError(
+      f"{len(needing)} tests need the two-party engine, which this Python can have: make setup-private"
+    )
+  config.hook.pytest_deselected(items=needing)
+  items[:] = [item for item in items if item not in needing]
 
 
 @pytest.fixture(scope="module", autouse=True)

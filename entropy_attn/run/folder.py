@@ -30,8 +30,8 @@ import matplotlib
 from ml_collections import ConfigDict
 import numpy as np
 
+from entropy_attn import __version__, files, locks, owned
 from entropy_attn import config as config_lib
-from entropy_attn import files, locks, owned
 from entropy_attn.errors import UserError
 from entropy_attn.interop import read
 
@@ -230,7 +230,7 @@ def describe() -> dict:
     "git_commit": git_commit(),
     "python": platform.python_version(),
     "platform": platform.platform(),
-    "packages": {name: metadata.version(name) for name in _PACKAGES},
+    "packages": {"entropy_attn": __version__} | {name: metadata.version(name) for name in _PACKAGES},
     "devices": [f"{device.device_kind} ({device.platform})" for device in jax.devices()],
     "processes": jax.process_count(),
   }
@@ -242,9 +242,13 @@ def commit_of(workdir: pathlib.Path) -> str | None:
 
 
 def git_commit() -> str | None:
-  """The commit of this code, with '+changes' where files differ from it; None outside a git checkout."""
+  """The commit of this code, with '+changes' where files differ from it; None outside a git checkout.
+
+  A checkout that an environment happens to lie in is another's: what is installed there has no commit.
+  """
   root = pathlib.Path(__file__).parent
   try:
+    subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=root, capture_output=True, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
     status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
   except (OSError, subprocess.CalledProcessError):

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from entropy_attn import cli
+from entropy_attn import cli, config_file
 from entropy_attn.errors import UserError
 from entropy_attn.study import runs
 
@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the command's flags."""
-  flags.DEFINE_string("study", None, "FILE or FILE:SCALE, as under configs/studies/; smoke, small (default) or paper.")
+  flags.DEFINE_string("study", None, "NAME or FILE, or either with :SCALE, which is smoke, small (default) or paper.")
   cli.define_path("workdir", None, "The folder of the runs and of the table.")
   flags.DEFINE_multi_string("only", [], "Train these runs, as in --only=ereg,sm, and what they start from.")
   flags.DEFINE_integer("jobs", 1, "Runs side by side: CPUs, and a GPU's memory, are divided among them.", lower_bound=1)
@@ -37,7 +37,8 @@ def define_flags() -> None:
 def check_flags() -> None:
   """Raises UserError where the study is not named."""
   if FLAGS.study is None or FLAGS.workdir is None:
-    raise UserError("--study=FILE and --workdir=DIR are both needed; configs/studies/ holds studies ready to use")
+    names = ", ".join(config_file.names(config_file.STUDIES))
+    raise UserError(f"--study=NAME or FILE and --workdir=DIR are both needed; studies by name are {names}")
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import sys
 from ml_collections import ConfigDict
 
 from entropy_attn import config as config_lib
-from entropy_attn import config_file, fields, paths
-from entropy_attn.errors import UserError, check_choice, nearest
+from entropy_attn import config_file, fields
+from entropy_attn.errors import UserError, check_choice
 
 SCALES = ("smoke", "small", "paper")
 _FOLDER = re.compile(r"\{folder:([^{}]*)\}")  # in an override: the folder of another run
@@ -24,7 +24,7 @@ class Run:
 
   Attributes:
     name: of the row and its folder.
-    config: FILE or FILE:ARGUMENT.
+    config: NAME or FILE, or either with :ARGUMENT, as --config takes it.
     overrides: values by "group.field". '{folder:NAME}' in a text stands for the folder of that run (of the same seed,
       where it has it, else of its first), which is then trained before.
     seeds: values of train.seed.
@@ -73,18 +73,15 @@ class Job:
 
 
 def load_study(spec: str) -> Study:
-  """The study of FILE or FILE:SCALE.
+  """The study of NAME or FILE, or of either with :SCALE.
 
   Raises:
     UserError: for a missing file or function, an unknown scale, no runs, names that are not distinct and fit for
       folders, or figures' and pairs' names that are not those of runs.
   """
   file, _, scale = spec.partition(":")
-  path, scale = paths.expand(file, "--study"), scale or "small"
+  path, scale = config_file.find(file, "--study", config_file.STUDIES), scale or "small"
   check_choice(f"--study={file}: the scale", scale, SCALES)
-  if path.suffix != ".py" and not path.exists():
-    ours = pathlib.Path("configs", "studies")
-    raise UserError(f"--study={file} is no file{nearest(ours / f'{path.name}.py', sorted(ours.glob('*.py')))}")
   study = config_file.call(path, "get_study", scale)
   if not isinstance(study, Study) or not all(isinstance(run, Run) for run in study.runs):
     raise UserError(f"{path}: get_study() must return a Study of Runs, from entropy_attn.study")

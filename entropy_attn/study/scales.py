@@ -80,7 +80,7 @@ def row(
   is_published = set(overrides) <= {"regularizer.gamma"}
   return Run(
     name or architecture,
-    f"configs/{family}_{architecture}.py:{argument}",
+    f"{family}_{architecture}:{argument}",
     {**changes, "train.on_nonfinite": "record", **overrides},
     seeds if scale == "small" else (0,),
     published.find(family, setting, architecture, targets, gamma) if is_published else None,

@@ -1,6 +1,5 @@
 """Runs the commands as a user does, and says what they need."""
 
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -10,9 +9,7 @@ import pytest
 from waiting import PATIENCE
 
 ROOT = pathlib.Path(__file__).parents[2]
-needs_engine = pytest.mark.skipif(
-  importlib.util.find_spec("spu") is None, reason="the two-party engine is for CPython 3.11: requirements-private.txt"
-)
+needs_engine = pytest.mark.engine  # left out by conftest.py where there is no wheel of it
 LINEAR = {
   "model.norm": "none", "model.activation": "identity", "model.ffn": "fused", "model.residual_scaling": True,
   "model.temperature": "per_head", "model.temperature_init": 0.5,

@@ -79,4 +79,6 @@ def code_digest(package: pathlib.Path = pathlib.Path(__file__).parents[2]) -> st
 
 def sources(package: pathlib.Path) -> list[pathlib.Path]:
   """The files that say what the package does, of those that an installation has: its code, and constants in JSON."""
-  return [*package.rglob("*.py"), *(package / "private").rglob("*.json")]
+  configs = package / "configs"  # there in an installation alone, and what a model is comes with it
+  code = [path for path in package.rglob("*.py") if not path.is_relative_to(configs)]
+  return [*code, *(package / "private").rglob("*.json")]

@@ -1,0 +1,53 @@
+"""Which files are pages: those of the repository, under their own paths, so that links between them hold; and the API."""
+
+import pathlib
+
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).parents[1]
+# What others import, in the order of a reader.
+API = (
+  "entropy_attn", "attention", "entropy", "loss", "model", "reparam", "curriculum", "sharding", "config", "fields",
+  "config_file", "errors", "counts", "run.pretrained", "study.runs", "private.price.predict", "private.price.function",
+  "published",
+)  # fmt: skip
+GUIDES = ("docs/*.md", "entropy_attn/private/README.md", "launch/README.md")
+RESULTS = ("docs/results.md", "docs/results/*.md", "benchmarks/*.md")
+PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md")
+PICTURES = ("docs/**/*.png", "docs/**/*.svg", "benchmarks/**/*.png")
+
+
+def on_config(config):
+  results = _found(*RESULTS)
+  config.nav = [
+    {"Start": "README.md"},
+    {"Guides": [page for page in _found(*GUIDES) if page not in results]},
+    {"Results": results},
+    {"API": [{_dotted(name): _page(name)} for name in API]},
+    {"Project": _found(*PROJECT)},
+  ]
+  return config
+
+
+def on_files(files, config):
+  for file in [file for file in files if file.src_dir == config.docs_dir]:
+    files.remove(file)
+  for path in _found("README.md", *GUIDES, *RESULTS, *PROJECT, *PICTURES):
+    files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+  for name in API:
+    files.append(File.generated(config, _page(name), content=f"::: {_dotted(name)}\n"))
+  return files
+
+
+def _found(*patterns: str) -> list[str]:
+  """Paths from the root, each once, in the order of the patterns."""
+  found = [path.relative_to(ROOT).as_posix() for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+  return list(dict.fromkeys(found))
+
+
+def _dotted(name: str) -> str:
+  return name if name == "entropy_attn" else f"entropy_attn.{name}"
+
+
+def _page(name: str) -> str:
+  return f"api/{name}.md"
