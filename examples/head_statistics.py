@@ -14,7 +14,7 @@ import entropy_attn
 
 file = sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).with_name("heads.npy")
 entropy_LxH = np.load(file)
-shares = entropy_attn.entropy.head_shares(entropy_LxH, max_entropy=3.88)  # mean of log(1) … log(128): a causal head's most
-collapsed = entropy_attn.entropy.collapsed_heads(entropy_LxH, max_entropy=3.88)
+most = 3.88  # the largest mean entropy of a causal head: of log(1) … log(128)
+shares = entropy_attn.entropy.head_shares(entropy_LxH, most)
 print("heads by quarter, %:", *(f"{100 * share:.0f}" for share in shares))
-print("collapsed:", *collapsed)
+print("collapsed:", *entropy_attn.entropy.collapsed_heads(entropy_LxH, most))

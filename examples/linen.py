@@ -15,5 +15,5 @@ class Attention(nn.Module):
 
 
 x_BxTxD = jax.random.normal(jax.random.key(0), (2, 16, 32))
-(y_BxTxD, entropy_BxTxH), variables = Attention().init_with_output(jax.random.key(1), x_BxTxD)
+(y_BxTxD, entropy_BxTxH), variables = jax.jit(Attention().init_with_output)(jax.random.key(1), x_BxTxD)
 print("mean entropy of each head, nats:", entropy_BxTxH.mean(axis=(0, 1)))

@@ -18,5 +18,5 @@ class Attention(nnx.Module):
 
 x_BxTxD = jax.random.normal(jax.random.key(0), (2, 16, 32))
 attention = Attention(nnx.Rngs(1))
-gradient = nnx.grad(lambda module: module(x_BxTxD)[1].mean())(attention)
+gradient = nnx.jit(nnx.grad(lambda module: module(x_BxTxD)[1].mean()))(attention)
 print("what a warmer head gains in entropy, nats a unit:", gradient["temperature"][...])

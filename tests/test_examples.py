@@ -6,8 +6,6 @@ import pathlib
 import re
 import runpy
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,7 +62,9 @@ def test_nnx_gives_the_gradient_of_the_entropy_by_each_temperature(monkeypatch, 
   found = run("nnx", monkeypatch)
   qkv = found["attention"].qkv
   x = np.asarray(found["x_BxTxD"], np.float64)
-  q, k, v = np.einsum("BTD,DnHK->nBTHK", x, np.asarray(qkv.kernel[...], np.float64)) + np.asarray(qkv.bias[...])[:, None, None]
+  q, k, v = (
+    np.einsum("BTD,DnHK->nBTHK", x, np.asarray(qkv.kernel[...], np.float64)) + np.asarray(qkv.bias[...])[:, None, None]
+  )
   step = 1e-5
   mean = lambda temperature: causal_attention(q, k, v, temperature)[1].mean()
   slopes = [(mean(0.5 + step * row) - mean(0.5 - step * row)) / (2 * step) for row in np.eye(4)]
@@ -75,8 +75,8 @@ def test_nnx_gives_the_gradient_of_the_entropy_by_each_temperature(monkeypatch, 
 
 def test_the_regulariser_takes_the_probabilities_of_any_attention_and_a_step_lowers_it(monkeypatch, capsys):
   found = run("regularizer", monkeypatch)
-  p = np.asarray(found["attention_of"](found["weights"]), np.float64)
-  entropy = -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=-1)  # [B, H, T]
+  q, k = np.einsum("BTD,nDHK->nBTHK", found["x_BxTxD"], np.asarray(found["weights"], np.float64))
+  entropy = causal_attention(q * np.sqrt(8), k, k)[1].swapaxes(1, 2)  # [B, H, T]; it scales by 1 / sqrt(8)
   delta = entropy - 0.5 * math.log(16)
   expected = np.where(np.abs(delta) > 0.2 * math.log(16), delta**2, 0).sum(-1).mean()
   before, after = map(float, re.findall(r"\d+\.\d+", capsys.readouterr().out))
@@ -132,7 +132,9 @@ def tiny_gpt2(folder, transformers, torch):
   tokenizer = tokenizers.ByteLevelBPETokenizer()
   tokenizer.train([__file__], vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
   torch.manual_seed(0)
-  config = transformers.GPT2Config(vocab_size=300, n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3)
+  config = transformers.GPT2Config(
+    vocab_size=300, n_positions=32, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3
+  )
   transformers.GPT2LMHeadModel(config).save_pretrained(folder)
   tokenizer.save(str(folder / "tokenizer.json"))
   return folder
