@@ -35,6 +35,17 @@ def shorten(names: list[str], most: int = 8) -> str:
   return ", ".join(names[:most]) + more
 
 
+def printable(text: str, most: int | None = None, keep: str = "") -> str:
+  """A text that moves no cursor and hides nothing: what is no printable character is written as Python escapes it.
+
+  Args:
+    most: characters; the rest is left out. None: all.
+    keep: other characters that stay as they are.
+  """
+  text = text if most is None or len(text) <= most else text[:most] + " …"
+  return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

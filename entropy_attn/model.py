@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from entropy_attn import curriculum, reparam, sharding
 from entropy_attn.attention import dot_product_attention
+from entropy_attn.cache import Cache
 from entropy_attn.loss import cross_entropy_sum
 
 # Logical axes of the activations; `sharding.Rules` maps them to the mesh.
@@ -53,7 +54,8 @@ class GPT(nn.Module):
 
   `out` holds what the head statistics need:
     entropy [L, B, T, H]: of each query's attention, nats, float32;
-    nonfinite_tokens [L]: tokens whose residual stream after that block has a NaN or infinite entry, int32.
+    nonfinite_tokens [L]: tokens whose residual stream after that block has a NaN or infinite entry, int32;
+    keys, values [L, B, T, H, K]: with a cache alone, what `Cache.extended` adds to it.
   """
 
   config: ConfigDict | FrozenConfigDict
@@ -86,20 +88,25 @@ class GPT(nn.Module):
       self.blocks_without_ffn = stack(c.ffns_removed, False)
     self.ln_f = _LayerNorm()
 
-  def __call__(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def __call__(
+    self, tokens_BxT: jax.Array, *, train: bool = False, cache: Cache | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Logits float32 [B, T, V], and `out`.
 
     Args:
       tokens_BxT: int32.
       train: draws the embedding dropout (needs rngs={'dropout': key}).
+      cache: of the tokens before these, with room for them. None: these are the first.
 
     Raises:
       ValueError: if T exceeds the positions that the parameters hold.
     """
-    x_BxTxD, out = self.features(tokens_BxT, train=train)
+    x_BxTxD, out = self.features(tokens_BxT, train=train, cache=cache)
     return self.logits(x_BxTxD), out
 
-  def features(self, tokens_BxT: jax.Array, *, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def features(
+    self, tokens_BxT: jax.Array, *, train: bool = False, cache: Cache | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The final, normalised hidden state float32 [B, T, D], and `out`."""
     c = self.config
     T = tokens_BxT.shape[1]
@@ -110,12 +117,12 @@ class GPT(nn.Module):
     x_BxTxD = jnp.take(embedding_VxD, tokens_BxT, axis=0)
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
-    x_BxTxD = self.dropout(x_BxTxD + self.position_embedding[:T], deterministic=not train)
+    x_BxTxD = self.dropout(x_BxTxD + _rows(self.position_embedding, T, cache), deterministic=not train)
     x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
-    x_BxTxD, out = self.through_blocks(x_BxTxD)
+    x_BxTxD, out = self.through_blocks(x_BxTxD, cache)
     return self.ln_f(x_BxTxD), out
 
-  def through_blocks(self, x_BxTxD: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def through_blocks(self, x_BxTxD: jax.Array, cache: Cache | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The residual stream after all blocks, and `out`."""
     c = self.config
     first_BxTxHxK = None
@@ -124,11 +131,12 @@ class GPT(nn.Module):
       none_yet = jnp.zeros((B, T, c.num_heads, D // c.num_heads), jnp.dtype(c.dtype))
       first_BxTxHxK = sharding.constrain(none_yet, _HEADS)
     carry, outs, kept = (x_BxTxD, first_BxTxHxK), [], c.num_layers - c.ffns_removed
+    layers, of = jnp.arange(c.num_layers), lambda part: jax.tree.map(lambda x: x[part], cache)
     if kept:
-      carry, out = self.blocks(carry, jnp.arange(kept))
+      carry, out = self.blocks(carry, layers[:kept], of(slice(kept)))
       outs.append(out)
     if c.ffns_removed:
-      carry, out = self.blocks_without_ffn(carry, jnp.arange(kept, c.num_layers))
+      carry, out = self.blocks_without_ffn(carry, layers[kept:], of(slice(kept, None)))
       outs.append(out)
     return carry[0], outs[0] if len(outs) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
@@ -163,16 +171,16 @@ class Block(nn.Module):
   has_ffn: bool = True
 
   @nn.compact
-  def __call__(self, carry: tuple[jax.Array, jax.Array | None], layer: jax.Array):
+  def __call__(self, carry: tuple[jax.Array, jax.Array | None], layer: jax.Array, cache: Cache | None = None):
     x_BxTxD, first_BxTxHxK = carry
-    x_BxTxD, entropy_BxTxH, first_BxTxHxK = self.attend(x_BxTxD, first_BxTxHxK, layer)
+    x_BxTxD, out, first_BxTxHxK = self.attend(x_BxTxD, first_BxTxHxK, layer, cache)
     if self.has_ffn:
       x_BxTxD = self.feed_forward(x_BxTxD)
     nonfinite = jnp.sum(~jnp.all(jnp.isfinite(x_BxTxD), axis=-1), dtype=jnp.int32)
-    return (x_BxTxD, first_BxTxHxK), {"entropy": entropy_BxTxH, "nonfinite_tokens": nonfinite}
+    return (x_BxTxD, first_BxTxHxK), out | {"nonfinite_tokens": nonfinite}
 
-  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array):
-    """x + MHA(LN(x)), the entropy [B, T, H], and v_1.
+  def attend(self, x_BxTxD: jax.Array, first_BxTxHxK: jax.Array | None, layer: jax.Array, cache: Cache | None):
+    """x + MHA(LN(x)), what `out` has of it, and v_1.
 
     With value residuals (Zhou et al., 2024, arXiv:2410.17897, both of their weights fixed at 1/2) every layer but the
     first attends to (v + v_1) / 2, v_1 being the values of the first layer.
@@ -193,27 +201,33 @@ class Block(nn.Module):
       first_BxTxHxK = jnp.where(layer == 0, v_BxTxHxK, first_BxTxHxK)
       v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
     arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
-    axes = [_HEADS] * 3
+    axes, causal, new = [_HEADS] * 3, True, {}
+    if cache is not None:
+      new = {"keys": k_BxTxHxK, "values": v_BxTxHxK}
+    if cache is not None and cache.keys.shape[1]:  # of one without room all are new
+      arrays["k_BxSxHxK"], arrays["v_BxSxHxK"], arrays["mask"] = cache.joined(k_BxTxHxK, v_BxTxHxK)
+      axes, causal = [*axes, (None,) * 4], False
     if c.temperature != "none":
-      arrays["temperature"] = self.temperature(T)
+      arrays["temperature"] = self.temperature(T, cache)
       axes.append(("heads", "length"))
+    attention = functools.partial(dot_product_attention, causal=causal, implementation=c.attention)
     out_BxTxHxK, entropy_BxTxH = sharding.per_shard(
-      lambda *parts: dot_product_attention(**dict(zip(arrays, parts, strict=True)), implementation=c.attention),
+      lambda *parts: attention(**dict(zip(arrays, parts, strict=True))),
       axes,
       (_HEADS, _HEADS),
       *arrays.values(),
     )
     out_std = OUT_INITS[c.attention_out_init](c)
     out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK.reshape(B, T, D))
-    return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), entropy_BxTxH, first_BxTxHxK
+    return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), {"entropy": entropy_BxTxH, **new}, first_BxTxHxK
 
-  def temperature(self, T: int) -> jax.Array:
+  def temperature(self, T: int, cache: Cache | None) -> jax.Array:
     """The learned softmax temperature t of each head, [H], or of each head and query, [H, T] (appendix A)."""
     c = self.config
     to_learn, of_learned = TEMPERATURE_FORMS[c.temperature_form]
     start = nn.initializers.constant(to_learn(c.temperature_init))
     learned = self.param("temperature", start, TEMPERATURES[c.temperature](c.num_heads, c.context_length))
-    return of_learned(learned[..., :T] if learned.ndim == 2 else learned)
+    return of_learned(_rows(learned.T, T, cache).T if learned.ndim == 2 else learned)
 
   def feed_forward(self, x_BxTxD: jax.Array) -> jax.Array:
     """x + FFN(LN(x)), or with residual scaling beta x + FFN(LN(x)) / alpha (eq. 8)."""
@@ -243,6 +257,11 @@ class Block(nn.Module):
     fades = self.fading is not None and self.fading.activation != "identity"
     kind = ACTIVATIONS[self.fading.activation if fades else self.config.activation](self.config)
     return curriculum.Activation(kind, name="activation") if fades else kind
+
+
+def _rows(table: jax.Array, T: int, cache: Cache | None) -> jax.Array:
+  """Of a table of positions those of T tokens: the first, or those after a cache's."""
+  return table[:T] if cache is None else jax.lax.dynamic_slice_in_dim(table, cache.length.reshape(-1)[0], T)
 
 
 class Linear(nn.Module):

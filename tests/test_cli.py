@@ -27,7 +27,7 @@ NEEDED = {
   "study.__main__": ["--study=configs/studies/compare.py", "--workdir=x"], "report.__main__": ["--workdir=."],
   "private.profile": [CONFIG], "private.serve": [CONFIG], "private.perplexity": [CONFIG],
   "private.generate": ["--prompt=x"], "private.prepare": ["--material=x", "--length=4"],
-  "private.audit": ["--workdir=x"],
+  "private.audit": ["--workdir=x"], "generate": ["--checkpoint=x", "--prompt=x"],
   "private.calibrate": [], "private.approximate": [],
 }  # fmt: skip
 # A command up to its main(): what it imported, and its own flags.

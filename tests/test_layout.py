@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "entropy_attn"
 # What is typed: thin, and imported by nothing. Names are without the package's own.
 COMMANDS = {
-  "main", "flops", "study.__main__", "report.__main__",
+  "main", "flops", "generate", "study.__main__", "report.__main__",
   "private.profile", "private.serve", "private.generate", "private.prepare", "private.cost",
   "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 }  # fmt: skip
@@ -47,7 +47,10 @@ ONLY = {
   "sharding": ("errors",),
   "loss": ("sharding",),
   "curriculum": ("errors", "reparam"),
-  "model": ("attention", "curriculum", "loss", "reparam", "sharding"),
+  "cache": (),
+  "model": ("attention", "cache", "curriculum", "loss", "reparam", "sharding"),
+  "sampling": ("errors",),
+  "data.stream": (),
   "data": ("data", "errors", "locks", "owned", "paths", "progress"),
   "fields": ("data.corpora", "errors"),
   "usage": ("fields",),
@@ -66,6 +69,7 @@ NEVER = [
   ("private.price", ("private.parties", "run", "data")),
   ("private", ("study", "train", "evaluate", "run.checkpoint")),
   ("train", ("private", "study", "report")),
+  ("decode", ("private", "train", "evaluate", "run")),  # whatever gives it a model
 ]
 
 

@@ -1,7 +1,7 @@
 """A client of a private server: text from a prompt that stays here, by a model that stays there."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import pathlib
 import socket
 import tempfile
@@ -9,7 +9,9 @@ import time
 
 import numpy as np
 
+from entropy_attn import sampling
 from entropy_attn.data import tokenizer as tokenizer_lib
+from entropy_attn.data.stream import TextStream
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties import pair, sockets
 from entropy_attn.private.parties.bar import Steps
@@ -29,11 +31,14 @@ def generate(
   tokens: int,
   *,
   temperature: float = 0.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
   seed: int = 0,
+  stops: Sequence[str] = (),
   threads: int = 0,
   timeout: float = 30.0,
   store: Store | None = None,
-  on_token: Callable[[str], None] = lambda text: None,
+  on_text: Callable[[str], None] = lambda text: None,
 ) -> dict:
   """Generates by asking a server for one token after the other.
 
@@ -41,45 +46,49 @@ def generate(
     sock: connected to the server.
     encode: the prompt's ids by the server's tokenizer.
     tokens: how many at most.
-    temperature: 0: the likeliest token; else one drawn from softmax(logits / temperature), of those that the server
-      reveals.
-    seed: of the drawing.
+    temperature, top_k, top_p: see `sampling.next_token`; of the tokens that the server reveals.
+    seed: of the drawing: in the clear, `decode.generate` draws the same, up to fixed point's error.
+    stops: texts of which the first to be complete ends the generation; the server sees how many tokens that took.
     threads: of this party; 0: as many as it has cores, at most 8.
     timeout: seconds without a sign of the server after which it is given up.
     store: of material that was made ahead with this server, to be used; None: none.
-    on_token: called with each new token's text.
+    on_text: called with each piece of new text, in whole characters.
 
   Returns:
-    prompt_ids, ids, text, and spent: for the prompt and each token its tokens, bytes, rounds and seconds, and whether
-    material was there for it.
+    prompt_ids, ids, text without the end-of-text token or stop string that ended it, and spent: for the prompt and each
+    token its tokens, bytes, rounds and seconds, and whether material was there for it.
 
   Raises:
-    UserError: for a prompt that does not fit, a temperature where the server reveals no logits, or more tokens than it
-      has left for this client.
+    UserError: for a prompt that does not fit, a temperature or top_k where the server reveals no or fewer logits, or
+      more tokens than it has left for this client.
     PeerLost: where the server goes, or reveals what is no token.
     check.Impossible: where a result is not to be trusted.
   """
   bar = Steps("private")
   with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
-    _check_draws(temperature, session.spec)
+    _check_draws(temperature, top_k, session.spec)
     _check_quota(offered.get("answers"), tokens)
     tokenizer = _tokenizer(offered.get("tokenizer"))
     ids = list(encode(tokenizer))
     _check_fits(ids, tokens, session.spec)  # before the server is asked for anything
     rng, new, spent, asked = np.random.default_rng(seed), [], [], ids
+    stream = TextStream(tokenizer.decode, ids, stops)
     for material in _asked(session, sock, store, len(ids), tokens):
       started, before = time.monotonic(), session.connection.counts()
       revealed = session.run(len(asked), np.asarray(asked), material=material)
       taken = _taken(session, before, started)
       spent.append({"tokens": len(asked), **taken, "prepared": material is not None})
-      token = _chosen(session.spec, revealed, temperature, rng)
+      token = _chosen(session.spec, revealed, rng, temperature=temperature, top_k=top_k, top_p=top_p)
       new.append(token)
       asked = [token]
       bar.close()
-      on_token(tokenizer.decode([token]))
       if token == tokenizer.end_id:
         break
-  return {"prompt_ids": ids, "ids": new, "text": tokenizer.decode(new), "spent": spent}
+      on_text(stream.push(token))
+      if stream.stopped:
+        break
+    on_text(stream.close())
+  return {"prompt_ids": ids, "ids": new, "text": stream.text, "spent": spent}
 
 
 def prepare(
@@ -155,20 +164,18 @@ def _check_room(prompt: int, tokens: int, spec: Spec) -> None:
 
 
 def _check_fits(ids: list[int], tokens: int, spec: Spec) -> None:
-  if not ids:
-    raise UserError("the prompt is empty: give at least one token")
-  for i in ids:
-    if not 0 <= i < spec.vocab_size:
-      raise UserError(f"token {i} is out of range: the model knows 0 to {spec.vocab_size - 1}")
+  sampling.check_prompt(ids, spec.vocab_size)
   _check_room(len(ids), tokens, spec)
 
 
-def _check_draws(temperature: float, spec: Spec) -> None:
+def _check_draws(temperature: float, top_k: int, spec: Spec) -> None:
   if temperature and spec.reveal == "argmax":
     raise UserError(
       f"--temperature={temperature:g} draws from logits, and this server reveals the likeliest token alone: say "
       "--temperature=0, or have it serve with --reveal=top_k"
     )
+  if spec.reveal == "top_k" and top_k > spec.top_k:
+    raise UserError(f"--top_k={top_k} draws from more than the {spec.top_k} logits that this server reveals: lower it")
 
 
 def _check_quota(left, tokens: int) -> None:
@@ -179,16 +186,15 @@ def _check_quota(left, tokens: int) -> None:
     )
 
 
-def _chosen(spec: Spec, revealed: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+def _chosen(spec: Spec, revealed: np.ndarray, rng: np.random.Generator, **how) -> int:
   """The likeliest token, or one drawn, of what a spec reveals: see `build.build`."""
   if spec.reveal == "argmax":
     return _token(spec, revealed[0])
-  logits, tokens = revealed if spec.reveal == "top_k" else (revealed[-1], np.arange(spec.vocab_size))
-  if temperature == 0:
-    return _token(spec, tokens[np.argmax(logits)])
-  scaled = np.asarray(logits, np.float64) / temperature
-  probabilities = np.exp(scaled - scaled.max())
-  return _token(spec, rng.choice(tokens, p=probabilities / probabilities.sum()))
+  if spec.reveal == "logits":
+    return sampling.next_token(revealed[-1], rng, **how)
+  logits_V = np.full(spec.vocab_size, -np.inf)
+  logits_V[[_token(spec, token) for token in revealed[1]]] = revealed[0]
+  return sampling.next_token(logits_V, rng, **how)
 
 
 def _token(spec: Spec, opened: float) -> int:

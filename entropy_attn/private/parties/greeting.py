@@ -6,9 +6,10 @@ import hashlib
 import os
 import pathlib
 
+from entropy_attn.errors import printable
 from entropy_attn.private.parties import engine
 from entropy_attn.private.parties.wire import Connection, PeerLost
-from entropy_attn.private.parties.words import Disagreement, Ending, printable
+from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.types import CLIENT, SERVER
 
 # Of a party that does not say how many. Each thread makes keys of its own, before the first token: 3.5 MB, and as many

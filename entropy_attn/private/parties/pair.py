@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, printable
 from entropy_attn.private.parties import check
 from entropy_attn.private.parties.bar import Steps
 from entropy_attn.private.parties.check import Impossible
@@ -22,7 +22,7 @@ from entropy_attn.private.parties.session import Session
 from entropy_attn.private.parties.sockets import TlsSocket
 from entropy_attn.private.parties.unnamed import Unnamed
 from entropy_attn.private.parties.wire import Connection, Overdue, PeerLost
-from entropy_attn.private.parties.words import Disagreement, Ending, printable
+from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.spec import Spec
 from entropy_attn.private.program.types import CLIENT, SERVER, Step
 from entropy_attn.private.program.weights import Model

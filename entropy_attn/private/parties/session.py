@@ -13,13 +13,13 @@ import time
 
 import numpy as np
 
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, printable
 from entropy_attn.private.parties import check, engine
 from entropy_attn.private.parties.integers import Matrix
 from entropy_attn.private.parties.material import Mask, Material, crossed, laid_out, uniform
 from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.wire import Connection
-from entropy_attn.private.parties.words import Disagreement, Ending, printable
+from entropy_attn.private.parties.words import Disagreement, Ending
 from entropy_attn.private.program.ahead import ahead, part_name
 from entropy_attn.private.program.build import build, client_inputs, server_inputs, set_up
 from entropy_attn.private.program.products import CrossTerms

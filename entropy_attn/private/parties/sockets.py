@@ -11,10 +11,10 @@ import ssl
 import threading
 import time
 
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, printable
 from entropy_attn.private.parties import door
 from entropy_attn.private.parties.wire import Connection
-from entropy_attn.private.parties.words import Ending, printable
+from entropy_attn.private.parties.words import Ending
 
 PATIENCE = 10.0  # seconds
 HANDSHAKE = 30.0  # seconds, however the other party spreads its words over them

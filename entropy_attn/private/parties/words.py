@@ -1,4 +1,4 @@
-"""What a party tells of why it ends, and how the words of the other are shown.
+"""What a party tells of why it ends.
 
 A code of this short public list is all that goes over the line: no text, number or name, which could tell of a prompt.
 """
@@ -45,14 +45,3 @@ class Disagreement(UserError):
   def __init__(self, text: str, ending: Ending):
     super().__init__(text)
     self.ending = ending
-
-
-def printable(text: str, most: int | None = None, keep: str = "") -> str:
-  """A text that moves no cursor and hides nothing: what is no printable character is written as Python escapes it.
-
-  Args:
-    most: characters; the rest is left out. None: all.
-    keep: other characters that stay as they are.
-  """
-  text = text if most is None or len(text) <= most else text[:most] + " …"
-  return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropy_attn.private.parties.words import MEANING, Ending, printable
+from entropy_attn.errors import printable
+from entropy_attn.private.parties.words import MEANING, Ending
 
 
 @given(text=st.text())
