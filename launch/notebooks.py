@@ -19,7 +19,7 @@ import nbformat
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ("quickstart", "experiment", "collapse", "private", "inspect")
 _CELL = re.compile(r"^# %%(?: \[(markdown)\])?\n", re.MULTILINE)
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_CONTROL = re.compile(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])")
 _METADATA = {
   "accelerator": "GPU",
   "colab": {"provenance": []},
@@ -70,13 +70,19 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, timeout: floa
 
 def seen(text: str) -> str:
   """What a terminal shows in the end of a text: bars that were overwritten, and colours, are gone."""
-  lines = []
-  for line in _ESCAPE.sub("", text).split("\n"):
-    shown = ""
-    for part in line.rstrip("\r").split("\r"):
-      shown = part + shown[len(part) :]
-    lines.append(shown.rstrip())
-  return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+  lines, row, column = [""], 0, 0
+  for part in _CONTROL.split(text):
+    if part == "\n":
+      row, column = row + 1, 0
+      lines += [""] * (row == len(lines))
+    elif part == "\r":
+      column = 0
+    elif part == "\x1b[A":
+      row = max(row - 1, 0)
+    elif part and not part.startswith("\x1b"):
+      lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+      column += len(part)
+  return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in lines))
 
 
 def with_outputs(notebook: nbformat.NotebookNode, stored: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -79,6 +79,7 @@ def test_what_a_terminal_shows_in_the_end():
   assert notebooks.seen("train: 1\rtrain: 22\r         \rdone\n") == "done\n"
   assert notebooks.seen("\x1b[32mgreen\x1b[0m\r\nnext") == "green\nnext"
   assert notebooks.seen("longer\rab") == "abnger"
+  assert notebooks.seen("outer\n\rinner\x1b[A\n\r     \r\x1b[A\r     \rdone\n") == "done\n"  # a bar within a bar
 
 
 def test_outputs_stay_with_the_cells_that_did_not_change():

@@ -19,13 +19,21 @@ FOLDER = "runs/collapse"  # @param {type:"string"}
 # %% [markdown]
 # ## Train all three
 #
-# The rows named `…_hot` of the study `configs/studies/collapse.py`, two at a time. Another `STEPS` or `RATE` needs
+# They are rows of the study `configs/studies/collapse.py`, trained two at a time. Another `STEPS` or `RATE` needs
 # another `FOLDER`: a run's folder keeps what it was trained with.
 
 # %%
-ROWS = ("sm_hot", "ln_hot", "ereg_hot")
+pathlib.Path("three.py").write_text("""
+import dataclasses
+from entropy_attn.study import runs
+
+def get_study(scale):
+  study = runs.load_study("configs/studies/collapse.py")
+  three = [run for run in study.runs if run.name in ("sm_hot", "ln_hot", "ereg_hot")]
+  return dataclasses.replace(study, runs=three, figures=(), baseline="ln_hot")
+""")
 more = f"--override=train.steps={STEPS} --override=optimizer.learning_rate={RATE}"
-run(f"study --study=configs/studies/collapse.py --workdir={FOLDER} --only={','.join(ROWS)} --jobs=2 {more}")
+run(f"study --study=three.py --workdir={FOLDER} --jobs=2 {more}")
 
 # %% [markdown]
 # ## What became of the heads
@@ -39,11 +47,10 @@ from entropy_attn import entropy
 from entropy_attn.report import figures
 
 table = json.loads(pathlib.Path(FOLDER, "table.json").read_text())
-trained = [row for row in table["runs"] if row["name"] in ROWS]
-figure = figures.comparison(trained, table["max_entropy"])
+figure = figures.comparison(table["runs"], table["max_entropy"])
 figure.set_dpi(80)
 display(figure)
-for row in trained:
+for row in table["runs"]:
   dead = entropy.collapsed_heads(row["entropy_LxH"], table["max_entropy"])
   print(f"{row['architecture']}: PPL {row['perplexity']:.0f}, {len(dead)} collapsed heads")
   print(f"  {' '.join(dead) or 'none'}\n")
@@ -55,7 +62,7 @@ for row in trained:
 # the entropies tells it. What has collapsed hardly comes back.
 
 # %%
-for row in trained:
+for row in table["runs"]:
   figure = figures.run_figures(pathlib.Path(FOLDER, row["folders"][0]))["entropy_layers"]
   figure.set_dpi(60)
   display(figure)

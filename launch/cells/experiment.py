@@ -6,13 +6,13 @@
 # of them, side by side, and set in one table; then one is loaded: its heads token by token, its text, its private
 # price.
 #
-# *Runtime → Run all*: about four minutes on two CPU cores.
+# *Runtime → Run all*: a few minutes on two CPU cores.
 
 # %%
 LAMBDAS = "0, 1e-5, 1e-4"  # @param {type:"string"}
 GAMMAS = "0.2"  # @param {type:"string"}
 TEMPERATURES = "0.01, 1"  # @param {type:"string"}
-STEPS = 150  # @param {type:"integer"}
+STEPS = 120  # @param {type:"integer"}
 TEXT = "for name in sorted(os.listdir(path)):\n    print(name, os.path.getsize(name))"  # @param {type:"string"}
 PROMPT = "import os\n\ndef "  # @param {type:"string"}
 USE_DRIVE = False  # @param {type:"boolean"}

@@ -9,9 +9,9 @@
 # *Runtime → Run all*: about six minutes on two CPU cores.
 
 # %%
-STEPS = 60  # @param {type:"integer"}
+STEPS = 300  # @param {type:"integer"}
 LAYERS = 2  # @param {type:"integer"}
-PROMPT = "def __init__(self"  # @param {type:"string"}
+PROMPT = "    def __init__(self"  # @param {type:"string"}
 TOKENS = 5  # @param {type:"integer"}
 FOLDER = "runs/private"  # @param {type:"string"}
 
@@ -115,11 +115,16 @@ if PARTY:
 # ## The prompt, privately
 
 # %%
+import collections
+import re
+
 if PARTY:
   run(f"private.generate {line} {ask} --json={FOLDER}/private.json", python=PARTY)
   SERVER.terminate()
   SERVER.wait()
-  print("\nWhat the server saw of it:\n\n" + LOG.read_text())
+  print("\nAll that the server saw of both, and how often:\n")
+  for event, count in collections.Counter(re.sub(":[0-9]+", "", text) for text in LOG.read_text().splitlines()).items():
+    print(f"{count:4} × {event}")
 
 # %% [markdown]
 # ## The same text?

@@ -5,10 +5,10 @@
 # own interpreter: nothing is downloaded but the code. Then you see what its attention heads do: the *entropy* of a head
 # says over how many earlier tokens it spreads its attention. 0 nats is one token; the ceiling is all of them, evenly.
 #
-# *Runtime → Run all*. On two CPU cores it takes about four minutes; a GPU or TPU runtime is faster.
+# *Runtime → Run all*. On two CPU cores it takes a few minutes; a GPU or TPU runtime is faster.
 
 # %%
-STEPS = 300  # @param {type:"integer"}
+STEPS = 200  # @param {type:"integer"}
 PROMPT = "def __init__(self"  # @param {type:"string"}
 FOLDER = "runs/quickstart"  # @param {type:"string"}
 MORE = ""  # @param {type:"string"}

@@ -40,6 +40,7 @@ if not all(importlib.util.find_spec(name) for name in ("tensorboardX", "vl_conve
 
 import jax
 
+get_ipython().run_line_magic("matplotlib", "inline")
 jax.config.update("jax_platforms", "cpu")  # of this kernel, which looks and draws: the accelerator is for the commands
 
 
