@@ -58,14 +58,27 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, timeout: floa
   """
   resources = {"metadata": {"path": str(folder)}}
   client = nbclient.NotebookClient(
-    notebook, timeout=timeout, kernel_name="python3", resources=resources, coalesce_streams=True, record_timing=False
+    notebook, timeout=timeout, kernel_name="python3", resources=resources, record_timing=False
   )
   client.execute()
   for cell in notebook.cells:
-    for output in cell.get("outputs", ()):
-      if output.output_type == "stream":
-        output.text = seen(output.text)
+    if cell.cell_type == "code":
+      cell.outputs = _joined(cell.outputs)
   notebook.metadata.language_info = _METADATA["language_info"]  # without the version of who ran it
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+  """Outputs with neighbouring parts of one stream as one, as `seen`."""
+  joined = []
+  for output in outputs:
+    if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+      joined[-1].text += output.text
+    else:
+      joined.append(output)
+  for output in joined:
+    if output.output_type == "stream":
+      output.text = seen(output.text)
+  return joined
 
 
 def seen(text: str) -> str:

@@ -161,7 +161,7 @@ def test_inspect_names_heads_of_a_hugging_face_folder(tmp_path, monkeypatch):
 def test_a_notebook_without_an_address_says_so(tmp_path):
   """The set-up, in an interpreter that has no package of ours: it asks for the address and tries nothing else."""
   (setup,) = [cell.source for cell in code(BUILT["quickstart"])[:1]]
-  program = re.sub(r'REPOSITORY = ".*"', 'REPOSITORY = ""', setup).replace(
+  program = re.sub(r'REPOSITORY = ".*?"', 'REPOSITORY = ""', setup).replace(
     "from IPython.display import HTML, display", ""
   )
   done = subprocess.run([sys.executable, "-S", "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True)

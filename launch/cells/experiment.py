@@ -97,7 +97,7 @@ from entropy_attn.run import metrics
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
 for i, row in enumerate(table["runs"]):
   course = metrics.read(SWEEP / row["folders"][0], "train")
-  steps, colour = [record["step"] for record in course], style.CMAP(i / len(table["runs"]))
+  steps, colour = [record["step"] for record in course], f"C{i}"
   left.plot(steps, [record["loss"] for record in course], color=colour, label=row["name"])
   right.plot(steps, [np.mean(record["entropy_L"]) for record in course], color=colour)
 left.set(xlabel="step", ylabel="loss (nats a token)")
@@ -137,6 +137,8 @@ plt.show()
 
 # %% [markdown]
 # ## Sample from it
+#
+# After so few steps it has learned indentation, quotes and brackets, and no sense.
 
 # %%
 run(f"generate --checkpoint={RUN} --prompt={shlex.quote(PROMPT)} --tokens=40 --temperature=0.7 --seed=0")

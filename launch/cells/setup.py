@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 import zlib
 
 from IPython.display import HTML, display
@@ -41,6 +42,7 @@ if not all(importlib.util.find_spec(name) for name in ("tensorboardX", "vl_conve
 import jax
 
 get_ipython().run_line_magic("matplotlib", "inline")
+warnings.filterwarnings("ignore", message="os.fork")  # of JAX, for the commands: they are other programs at once
 jax.config.update("jax_platforms", "cpu")  # of this kernel, which looks and draws: the accelerator is for the commands
 
 
