@@ -1,4 +1,4 @@
-"""The TPU launcher against a gcloud that logs its calls and fails on request, and the notebook, executed."""
+"""The TPU launcher against a gcloud that logs its calls and fails on request."""
 
 import json
 import os
@@ -8,15 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 
-import nbclient
-import nbformat
 import pytest
 from waiting import PATIENCE, until
 
 ROOT = pathlib.Path(__file__).parents[1]
-NOTEBOOK = ROOT / "launch" / "colab_quickstart.ipynb"
 FLAGS = {
   "name": "ereg", "zone": "us-central1-a", "type": "v5litepod-16", "version": "v2-alpha-tpuv5-lite",
   "config": "configs/quickstart.py", "workdir": "gs://a-bucket/runs/ereg", "poll": "0.05",
@@ -258,49 +254,3 @@ def test_the_bundle_holds_the_commit_even_unpushed(checkout, environment, tmp_pa
   ]
   assert commits[0] == commits[1]
   assert (tmp_path / "worker" / "requirements-tpu.txt").exists()
-
-
-def test_the_notebook_is_valid_clean_and_small():
-  notebook = nbformat.read(NOTEBOOK, as_version=4)
-  nbformat.validate(notebook)
-  for cell in notebook.cells:
-    assert not cell.get("outputs") and cell.get("execution_count") is None
-  assert NOTEBOOK.stat().st_size < 20_000
-  assert 'REPOSITORY = ""' in notebook.cells[1].source
-
-
-@pytest.mark.slow
-def test_the_notebook_trains_and_draws(tmp_path, monkeypatch):
-  """Every cell, in a checkout, on a model and a corpus small enough for a CPU."""
-  text = tmp_path / "text"
-  text.mkdir()
-  for path in sorted(pathlib.Path(sysconfig.get_path("stdlib")).glob("[a-d]*.py"))[:30]:
-    shutil.copy(path, text)
-  small = {
-    "model.num_layers": 2, "model.d_model": 32, "model.context_length": 32, "model.vocab_size": 300,
-    "optimizer.learning_rate": 1e-2, "eval.every": 0, "eval.batches": 2, "data.name": "text_files", "data.path": text,
-    "data.data_dir": tmp_path / "built",
-  }  # fmt: skip
-  workdir = tmp_path / "run"
-  notebook = nbformat.read(NOTEBOOK, as_version=4)
-  (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-  overrides = [f"--config.{name}={value}" for name, value in small.items()]
-  parameters.source += f"\nSTEPS = 40\nWORKDIR = {str(workdir)!r}\nOVERRIDES = {overrides!r}\n"
-  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-  monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device
-  context = {"metadata": {"path": str(NOTEBOOK.parent)}}  # as Jupyter does for a notebook opened there
-  nbclient.NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=context).execute()
-
-  outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-  assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
-  (report,) = [
-    output["data"]["text/html"] for output in outputs if "srcdoc=" in output.get("data", {}).get("text/html", "")
-  ]
-  assert "&lt;!doctype html&gt;" in report and (workdir / "report.html").exists()
-  said = "".join(output.get("text", "") for output in outputs)
-  for expected in ("ready in", "compiling the training step", "head_shares", "ceiling: 3."):
-    assert expected in said
-  records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  losses = [record["loss"] for record in records if record["kind"] == "train"]
-  assert losses[-1] < losses[0] - 0.1
-  assert json.loads((workdir / "summary.json").read_text())["step"] == 40
