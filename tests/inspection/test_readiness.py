@@ -10,7 +10,6 @@ import pytest
 from entropy_attn.inspection import readiness, tables
 from entropy_attn.private.program import prepare, ranges, spec
 
-
 pytestmark = pytest.mark.slow  # each operation of the private form is compiled by itself
 
 
