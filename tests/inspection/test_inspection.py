@@ -31,9 +31,8 @@ def explicit(model):
   (ids,) = model.tokenizer.encode_batch([WRITTEN])
   windows, found = text.of_ids("a.py", ids, 16), []
   for begin in windows.begins_W:
-    logits, entropy = oracles.gpt(
-      model.variables["params"], model.config.model, windows.ids_N[None, begin : begin + 16]
-    )
+    ids_1xT = windows.ids_N[None, begin : begin + 16]
+    logits, entropy = oracles.gpt(model.variables["params"], model.config.model, ids_1xT)
     logits = logits[0] - logits[0].max(axis=-1, keepdims=True)
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     found.append((begin, entropy[:, 0], log_p))

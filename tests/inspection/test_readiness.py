@@ -51,15 +51,10 @@ def reached(params, c, tokens_SxN):
     up = oracles._linear(oracles._layer_norm(x, block["ln_ffn"]), block["up"])
     x = x + oracles._linear(oracles._activate(up, c), block["down"])
     variances = np.stack(variances)
-    found.append(
-      {
-        "residual": max(residual),
-        "score": np.abs(np.where(causal, scores, 0)).max(),
-        "exponent": exponent.min(),
-        "variance": (variances.min(), variances.max()),
-        "activation": np.abs(up).max(),
-      }  # fmt: skip
-    )
+    reads, scores = np.abs(up).max(), np.abs(np.where(causal, scores, 0)).max()
+    names = ("residual", "score", "exponent", "variance", "activation")
+    values = (max(residual), scores, exponent.min(), (variances.min(), variances.max()), reads)
+    found.append(dict(zip(names, values, strict=True)))
   return found
 
 
