@@ -148,7 +148,7 @@ def strings(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
   ids, found, start, done = [int(i) for i in ids], [], 0, 0
   for end in range(1, len(ids) + 1):
     before, text = tokenizer.decode(ids[start:done]), tokenizer.decode(ids[start:end])
-    if text.endswith(_UNDECODED) and end < len(ids) and end - done < 4:  # UTF-8 has four bytes at most
+    if text.endswith(_UNDECODED) and end < len(ids):
       found.append("")
       continue
     found.append(text[len(before) :])

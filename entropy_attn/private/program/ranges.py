@@ -64,7 +64,9 @@ class Range:
 
   @property
   def spare_bits(self) -> float:
-    """How many times it may double until it overflows."""
+    """How many times it may double until it overflows; minus infinity for what is no number."""
+    if not math.isfinite(self.largest):
+      return -math.inf
     return math.log2(self.limit / max(self.largest, 1e-30))
 
 
