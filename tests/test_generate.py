@@ -24,7 +24,7 @@ GIVEN = ["--checkpoint=nowhere", "--prompt=x"]
     (["--checkpoint=nowhere", "--prompt="], "the prompt is empty"),
     (["--checkpoint=nowhere", "--prompt_ids=1,x"], "--prompt_ids=1,x are not numbers"),
     ([*GIVEN, "--tokens=0"], "--tokens=0 must be a positive integer"),
-    ([*GIVEN, "--temperature=-1"], "--temperature=-1.0 must be a non-negative number"),
+    ([*GIVEN, "--temperature=-1"], "--temperature=-1 must be a non-negative number"),
     ([*GIVEN, "--temperature=1", "--top_k=-1"], "--top_k=-1 must be a non-negative integer"),
     ([*GIVEN, "--temperature=1", "--top_p=0"], "--top_p=0 must be above 0 and at most 1"),
     ([*GIVEN, "--temperature=1", "--top_p=1.5"], "--top_p=1.5 must be above 0 and at most 1"),
