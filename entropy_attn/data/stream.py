@@ -45,7 +45,9 @@ class TextStream:
     if whole and text.endswith(_UNDECODED):
       return ""
     new = text[len(before.rstrip(_UNDECODED)) :]
-    self._ids, self._done = self._ids[self._done :], len(self._ids) - self._done
+    if not before.endswith(_UNDECODED):  # else what is new begins within a character
+      self._ids = self._ids[self._done :]
+    self._done = len(self._ids)
     return new
 
   def _add(self, new: str) -> str:

@@ -119,6 +119,23 @@ def test_generated_tokens_are_the_models_own(processes, checkpoint, tmp_path):
   assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_the_text_is_that_of_generate_in_the_clear(processes, checkpoint, tmp_path):
+  """The likeliest tokens, and drawn ones by the same seed: fixed point's error changes neither here."""
+  _, port = serve(processes, checkpoint, "--reveal=top_k", "--top_k=20")
+  for flags in ([], ["--temperature=1.5", "--top_k=20", "--top_p=0.9", "--seed=3"], ["--stop=e"]):
+    asked, found = ["--prompt=import os", "--tokens=5", *flags], {}
+    for name in ("private.generate", "generate"):
+      path = tmp_path / f"{name}.json"
+      where = [f"--server=127.0.0.1:{port}", "--threads=1", PATIENT]
+      where = where if name == "private.generate" else [f"--checkpoint={checkpoint}"]
+      out, _ = run(name, *where, *asked, f"--json={path}")
+      found[name] = json.loads(path.read_text())
+      assert out == found[name]["text"] + "\n"
+    clear, private = found["generate"], found["private.generate"]
+    assert all(clear[key] == private[key] for key in ("prompt_ids", "ids", "text"))
+  run("private.generate", f"--server=127.0.0.1:{port}", "--prompt=x", "--temperature=1", "--top_k=21", expect=2)
+
+
 def test_material_of_a_session_before_is_used_once_by_both(processes, checkpoint, tmp_path):
   served, asked = tmp_path / "served", tmp_path / "asked"
   _, port = serve(processes, checkpoint, f"--material={served}")
