@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import entropy_attn
+from entropy_attn.private.parties import engine
 
 ROOT = pathlib.Path(__file__).parents[1]
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -51,6 +52,11 @@ def test_what_is_needed_is_in_the_metadata_as_in_the_file_of_pins(extra):
     (exact,) = pin.specifier
     assert exact.operator == "==" and pin.extras == declared[name].extras
     assert declared[name].specifier.contains(exact.version), name
+
+
+def test_who_has_no_engine_is_told_of_the_one_that_is_pinned():
+  spu = pins("requirements-private.txt")["spu"]
+  assert f"pip install --no-deps {spu.name}{spu.specifier}," in engine._INSTALL
 
 
 @pytest.mark.engine
