@@ -57,7 +57,7 @@ browser: .venv/installed-dev
 test: .venv/installed-dev .venv/installed-private browser
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: .venv/installed-dev .venv/installed-private
+test-slow: .venv/installed-dev .venv/installed-private browser
 	$(PY) -m pytest -q -m slow
 
 # Compilers of chips that are not here have an environment of their own: jax would look for the chips.

@@ -1,4 +1,4 @@
-"""Which files are pages: those of the repository, under their own paths, so that links between them hold; and the API."""
+"""Which files are pages: the repository's, under their own paths, so that links between them hold; and the API."""
 
 import pathlib
 

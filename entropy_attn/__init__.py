@@ -2,12 +2,18 @@
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # else when it is first asked for: see __getattr__
+  from entropy_attn import entropy as entropy
+  from entropy_attn.attention import dot_product_attention as dot_product_attention
+  from entropy_attn.run.pretrained import Pretrained
 
 __all__ = ["dot_product_attention", "entropy", "load"]
 __version__ = "0.1.0"
 
 
-def load(source, step: int | None = None):
+def load(source, step: int | None = None) -> "Pretrained":
   """A trained model, as `run.pretrained.load` returns it: .config, .variables and .tokenizer.
 
   Args:

@@ -24,7 +24,7 @@ _MISTYPED = re.compile(r"Could not override field '(\w+)' \(reference\)\. (.*) i
 
 
 def load(spec: str, overrides: Mapping[str, object], what: str = "--config") -> ConfigDict:
-  """The locked config of NAME, FILE or either with :ARGUMENT, with fields overridden; `config.validate` is the caller's.
+  """The locked config of NAME or FILE, or either with :ARGUMENT, and overrides; `config.validate` is the caller's.
 
   Args:
     spec: where get_config() is defined, as `find` has it, and what it is called with.

@@ -62,6 +62,8 @@ import pathlib
 from entropy_attn import cli
 cli.run(lambda: None, lambda: pathlib.Path("~nobody77").expanduser())
 """
+# What an installer makes of [project.scripts].
+SCRIPT = "import sys; from entropy_attn.__main__ import main; sys.exit(main())"
 SHOWN = """
 import subprocess, sys
 from entropy_attn import cli
@@ -354,8 +356,23 @@ def test_every_command_is_listed_where_none_is_named():
   assert {name.removesuffix(".__main__") for name in COMMANDS} == set(listing.COMMANDS)
   done = call("-m", "entropy_attn")
   assert done.returncode == 0 and all(f"python -m entropy_attn.{name} " in done.stdout for name in listing.COMMANDS)
-  assert len(done.stdout.splitlines()) < 35 and max(map(len, done.stdout.splitlines())) <= 100
+  assert (
+    len(done.stdout.splitlines()) < 60 and max(len(line) for line in done.stdout.splitlines() if "/" not in line) <= 100
+  )
+  assert all(f" {name}," in done.stdout for name in ("codeparrot_ereg", "table3", "free"))
   assert "(did you mean 'flops'?)" in error(call("-m", "entropy_attn", "flps"))
+
+
+def test_the_one_command_does_what_python_m_does(tmp_path):
+  (tmp_path / "sizes.py").write_text("LAYERS = 3")  # which a file of the user's imports from the working directory
+  text = "import sizes\nfrom entropy_attn import config\ndef get_config():\n  c = config.codeparrot()\n"
+  (tmp_path / "mine.py").write_text(f"{text}  c.model.num_layers = sizes.LAYERS\n  return c\n")
+  environment = os.environ | {"PYTHONPATH": str(ROOT)}
+  for flags in (["--config=mine.py"], ["--config=mine.py:x"], ["--help"], ["--config=mine.py", "--jsn=x"]):
+    one = call("-c", SCRIPT, "flops", *flags, cwd=tmp_path, env=environment)
+    other = run(*flags, cwd=tmp_path, env=environment)
+    assert (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr)
+  assert "(did you mean 'private.cost'?)" in error(call("-c", SCRIPT, "private.cst"))
 
 
 def test_the_package_imports_its_parts_when_they_are_asked_for():

@@ -43,6 +43,39 @@ def test_a_faulty_config_file_is_one_line_that_says_where(name, tmp_path):
   assert message in str(found.value) and "\n" not in str(found.value)
 
 
+def test_a_config_of_ours_is_found_from_any_folder_and_a_users_own_goes_first(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  ours = config_lib.codeparrot("T256", "ereg")
+  for spec in ("codeparrot_ereg:T256", "configs/codeparrot_ereg.py:T256"):
+    assert config_lib.differences(config_file.load(spec, {}), ours) == []
+  (tmp_path / "codeparrot_ereg").mkdir()  # the folder of a run
+  assert config_lib.differences(config_file.load("codeparrot_ereg:T256", {}), ours) == []
+  (tmp_path / "configs").mkdir()
+  own = "from entropy_attn import config\ndef get_config(text):\n  return config.codeparrot(text, 'sm')\n"
+  (tmp_path / "configs" / "codeparrot_ereg.py").write_text(own)
+  theirs = config_file.load("configs/codeparrot_ereg.py:T256", {})
+  assert config_lib.architecture_name(theirs) == "SM"
+  assert config_lib.differences(config_file.load("codeparrot_ereg:T256", {}), ours) == []
+
+
+@pytest.mark.parametrize(
+  ("spec", "message"),
+  [
+    ("quikstart", "--config=quikstart is neither a file nor the name of one of ours (did you mean 'quickstart'?)"),
+    ("configs/quikstart.py", "(did you mean 'quickstart'?)"),
+    ("zzz", "python -m entropy_attn lists them"),
+    ("quickstart.py", "quickstart.py does not exist: ours goes by its name alone, --config=quickstart"),
+    ("mine.py", "mine.py does not exist"),
+    ("studies/free", "there is no folder studies"),
+  ],
+)
+def test_a_name_that_is_none_of_ours(spec, message, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError) as found:
+    config_file.load(spec, {})
+  assert message in str(found.value)
+
+
 @pytest.mark.parametrize(
   ("spec", "message"),
   [

@@ -95,6 +95,17 @@ def test_comparison_starts_from_the_quickstart():
   assert len(set(names)) == 20
 
 
+def test_a_study_of_ours_and_its_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for spec in ("table6:smoke", "configs/studies/table6.py:smoke"):
+    study = runs.load_study(spec)
+    assert (study.name, study.scale) == ("table6", "smoke")
+    for job in runs.jobs(study):
+      runs.load_config(job, OUT)
+  with pytest.raises(UserError, match="--study=tabel6 is neither a file nor the name of one of ours .*'table6'"):
+    runs.load_study("tabel6")
+
+
 def test_command_is_what_a_user_would_type():
   run = Run("a", "configs/codeparrot_ereg.py:quick", {"train.steps": 4, "model.remat": True, "eval.max_entropy": None})
   (job,) = runs.jobs(Study([run]))
@@ -212,7 +223,7 @@ def test_mistakes_in_a_study_are_named(tmp_path, body, message):
   ("flags", "message"),
   [
     (["--study=configs/studies/tabel3.py"], "did you mean configs/studies/table3.py"),
-    (["--study=tabel3"], "did you mean 'configs/studies/table3.py'"),
+    (["--study=tabel3"], "did you mean 'table3'"),
     (["--study=configs/studies/table3.py:smal"], "'smal' is not one of smoke, small, paper (did you mean 'small'?)"),
     (["--study=configs/studies/table3.py", "--only=erg"], "--only='erg' is not one of"),
     (["--study=configs/studies/table3.py", "--override=train.step=3"], "train has no field 'step'"),

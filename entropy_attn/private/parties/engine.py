@@ -36,7 +36,8 @@ from entropy_attn.private.program.types import (
 RANKS = {SERVER: 0, CLIENT: 1}
 INTEGERS = "int32"  # by which the engine calls a ring's integers, however large: it then cuts nothing off a product
 _COMPILING = threading.Lock()  # the compiler says what is wrong on the process's standard error
-_INSTALL = "pip install --no-deps -r requirements-private.txt, for CPython 3.11 on Linux or an Apple-silicon Mac"
+# As in requirements-private.txt, which an installation has not. Without --no-deps it would bring another JAX.
+_INSTALL = "pip install --no-deps spu==0.10.0.dev20251211, for CPython 3.11 on x86-64 Linux or an Apple-silicon Mac"
 
 
 @functools.cache

@@ -14,5 +14,5 @@ def check_installed() -> None:
   """Raises UserError where what the report needs is not there."""
   if not installed():
     raise UserError(
-      "the report needs altair and vl-convert-python: make setup-report, or pip install -r requirements-report.txt"
+      "the report needs altair and vl-convert-python: pip install altair vl-convert-python, or make setup-report"
     )

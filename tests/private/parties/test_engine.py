@@ -371,7 +371,7 @@ def test_shares_alone_tell_nothing_of_a_value():
 def test_the_engine_is_only_needed_where_it_is_used(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   engine.core.cache_clear()
-  with pytest.raises(UserError, match="is not installed: pip install --no-deps -r requirements-private"):
+  with pytest.raises(UserError, match="is not installed: pip install --no-deps spu=="):
     engine.core()
   monkeypatch.undo()
   engine.core()

@@ -9,7 +9,6 @@ import tomllib
 from private.commands import needs_engine
 from private.two_threads import both
 import pytest
-import setuptools
 from waiting import PATIENCE
 
 import entropy_attn
@@ -91,6 +90,7 @@ def test_a_server_waits_for_a_greeting_no_longer_than_it_said():
 def test_sources_are_the_same_wherever_they_are_and_an_edit_makes_others(tmp_path):
   here = pathlib.Path(entropy_attn.__file__).parent
   there = shutil.copytree(here, tmp_path / "site-packages" / "entropy_attn")
+  shutil.copytree(here.with_name("configs"), there / "configs")  # where an installation has them
   assert greeting.code_digest(there) == greeting.code_digest()
   for name in ("private/program/build.py", "attention.py", "private/price/protocols.json"):
     edited = tmp_path / name.replace("/", "_")
@@ -102,9 +102,9 @@ def test_sources_are_the_same_wherever_they_are_and_an_edit_makes_others(tmp_pat
 def test_what_is_hashed_is_what_is_installed():
   root = pathlib.Path(entropy_attn.__file__).parents[1]
   declared = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-  installed = {path for name in setuptools.find_packages(root, include=declared["packages"]["find"]["include"])
+  installed = {path for name in declared["packages"] if not name.startswith("entropy_attn.configs")
                for path in (root / name.replace(".", "/")).glob("*.py")}  # fmt: skip
-  computing = {name: patterns for name, patterns in declared["package-data"].items() if ".report." not in name}
+  computing = {name: patterns for name, patterns in declared["package-data"].items() if ".private." in name}
   for name, patterns in computing.items():  # what a page looks like is nothing that two parties must agree upon
     installed |= {path for pattern in patterns for path in (root / name.replace(".", "/")).glob(pattern)}
   assert set(greeting.sources(root / "entropy_attn")) == installed
