@@ -29,11 +29,11 @@ GUIDES = [
 ]  # fmt: skip
 # Their flags are checked, and they are not run: hours, chips that are not here, and installing.
 BENCHMARKS = sorted(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.md"))
-PARSED = ["docs/layout.md", "docs/results.md", "launch/README.md", *BENCHMARKS]
+PARSED = ["CONTRIBUTING.md", "docs/finetune.md", "docs/layout.md", "docs/results.md", "launch/README.md", *BENCHMARKS]
 PAGES = [*GUIDES, *PARSED]
 # Targets of make that install, need an environment of their own, or are the tests themselves: `make -n` knows them.
 DRY_TARGETS = (
-  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint",
+  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs",
   "bench-attention", "bench-train-step", "aot",
 )  # fmt: skip
 OTHERS_FLAGS = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue", "--no-deps"}
