@@ -51,6 +51,8 @@ _TINY = {
   "eval.batch_size": 4, "eval.batches": 2,
 }  # fmt: skip
 _TEXTS = {"data.name": "text_files", "data.path": "texts"}
+# Of each study, the runs that are trained: figures need one, and a table is whole with what is missing told.
+_ONLY = {"compare": "ereg", "table3": "ereg", "collapse": "sm", "recipes": "without_teacher"}
 # Flags that are added to a command unless it has them, so that it takes seconds.
 SMALL = {
   "main": [f"--config.{name}={value}" for name, value in (_TINY | _TEXTS).items()],
@@ -266,7 +268,9 @@ def execute(words, folder, server=None):
   if name == "main":
     flags = [re.sub(r"^(--config=\S*finetune_gpt2(\.py)?)$", r"\1:quick", flag) for flag in flags]
   if name == "study.__main__":
-    flags = [re.sub(r"^(--study=[^:]*)$", r"\1:smoke", flag) for flag in flags]
+    (name,) = {name for name in _ONLY for flag in flags if flag.startswith("--study=") and name in flag}
+    flags = [re.sub(r"^(--study=[^:]*)$", r"\1:smoke", flag) for flag in flags if not flag.startswith("--only=")]
+    flags.append(f"--only={_ONLY[name]}")
   run_python(["-m", f"entropy_attn.{ours[0]}" if name != "__main__" else "entropy_attn", *flags], folder)
 
 
