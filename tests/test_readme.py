@@ -29,11 +29,11 @@ GUIDES = [
 ]  # fmt: skip
 # Their flags are checked, and they are not run: hours, chips that are not here, and installing.
 BENCHMARKS = sorted(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.md"))
-PARSED = ["docs/layout.md", "docs/results.md", "launch/README.md", *BENCHMARKS]
+PARSED = ["CONTRIBUTING.md", "docs/finetune.md", "docs/layout.md", "docs/results.md", "launch/README.md", *BENCHMARKS]
 PAGES = [*GUIDES, *PARSED]
 # Targets of make that install, need an environment of their own, or are the tests themselves: `make -n` knows them.
 DRY_TARGETS = (
-  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint",
+  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs",
   "bench-attention", "bench-train-step", "aot",
 )  # fmt: skip
 OTHERS_FLAGS = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue", "--no-deps"}
@@ -51,18 +51,22 @@ _TINY = {
   "eval.batch_size": 4, "eval.batches": 2,
 }  # fmt: skip
 _TEXTS = {"data.name": "text_files", "data.path": "texts"}
+# Of each study, the runs that are trained: figures need one, and a table is whole with what is missing told.
+_ONLY = {"compare": "ereg", "table3": "ereg", "collapse": "sm", "recipes": "without_teacher"}
 # Flags that are added to a command unless it has them, so that it takes seconds.
 SMALL = {
   "main": [f"--config.{name}={value}" for name, value in (_TINY | _TEXTS).items()],
   "study.__main__": [f"--override={name}={value}" for name, value in (_TINY | _TEXTS).items()],
   "private.profile": ["--length=4", "--threads=1"],
-  "private.perplexity": ["--length=4", "--threads=1"],
+  "private.perplexity": ["--sequences=2"],
   "private.serve": ["--port=0", "--threads=1"],
   "private.prepare": ["--threads=1"],
   "private.generate": ["--threads=1"],
 }
 ENGINE = importlib.util.find_spec("spu")
 NEED_ENGINE = ("private.profile", "private.perplexity", "private.serve", "private.prepare", "private.generate")
+# Trained before the pages' commands, for finetune_gpt2 to start from; it takes the place of the Hub's gpt2.
+LAYER_NORM = ["python", "-m", "entropy_attn.main", "--config=configs/codeparrot_ln_gelu.py:quick"]
 # Each command up to its main(), in one process that forks: prints a line a command, its flags or what went wrong.
 DRY = """
 import importlib, json, os, sys, tempfile
@@ -135,6 +139,11 @@ def test_a_link_leads_somewhere(page):
     path = (ROOT / page).parent / file if file else ROOT / page
     assert path.exists(), f"{page}: {file}"
     assert not anchor or anchor in pages.anchors(path), f"{page}: {file}#{anchor}"
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_a_block_leaves_nothing_open(page):
+  assert [words for words in pages.commands(page) if stand_in(words) is None] == []
 
 
 def test_every_command_has_flags_and_files_that_are_there(place):
@@ -214,8 +223,8 @@ def test_the_readmes_snippet_runs(capsys):
 def checkout(tmp_path_factory):
   """A folder like a checkout with a trained quickstart."""
   folder = furnish(tmp_path_factory.mktemp("trained"))
-  (words,) = recipes(["make", "run"])
-  execute(words, folder)
+  for words in (*recipes(["make", "run"]), LAYER_NORM):
+    execute(words, folder)
   return folder
 
 
@@ -256,8 +265,12 @@ def execute(words, folder, server=None):
       return server.start(flags)
     if name in ("private.prepare", "private.generate"):
       flags = [f"--server=127.0.0.1:{server.port()}", *(flag for flag in flags if not flag.startswith("--server="))]
+  if name == "main":
+    flags = [re.sub(r"^(--config=\S*finetune_gpt2(\.py)?)$", r"\1:quick", flag) for flag in flags]
   if name == "study.__main__":
-    flags = [re.sub(r"^(--study=[^:]*)$", r"\1:smoke", flag) for flag in flags]
+    (name,) = {name for name in _ONLY for flag in flags if flag.startswith("--study=") and name in flag}
+    flags = [re.sub(r"^(--study=[^:]*)$", r"\1:smoke", flag) for flag in flags if not flag.startswith("--only=")]
+    flags.append(f"--only={_ONLY[name]}")
   run_python(["-m", f"entropy_attn.{ours[0]}" if name != "__main__" else "entropy_attn", *flags], folder)
 
 
