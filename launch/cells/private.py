@@ -113,6 +113,8 @@ if PARTY:
 
 # %% [markdown]
 # ## The prompt, privately
+#
+# The client's bar runs over the text as it comes; the next cell has it whole.
 
 # %%
 import collections
