@@ -110,7 +110,7 @@ def test_quickstart_trains_draws_and_writes(tmp_path, monkeypatch):
     assert expected in said(notebook)
   losses = [json.loads(line) for line in (tmp_path / "runs" / "quickstart" / "metrics.jsonl").read_text().splitlines()]
   losses = [record["loss"] for record in losses if record["kind"] == "train"]
-  assert losses[-1] < losses[0] - 2
+  assert losses[-1] < losses[0] - 1.5
 
 
 @pytest.mark.slow

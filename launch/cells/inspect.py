@@ -89,7 +89,8 @@ print("heads by quarter of the range:", " / ".join(f"{100 * share:.0f}" for shar
 # %% [markdown]
 # ## Its price, privately
 #
-# LayerNorm and GELU are what costs. `colab_collapse` shows what becomes of the heads without them.
+# At full size it is LayerNorm (norm) and GELU (activation) that cost. `colab_collapse` shows what becomes of the heads
+# without them.
 
 # %%
 run(f"private.cost --checkpoint={SOURCE} --length=32")

@@ -18,10 +18,10 @@ FOLDER = "runs/private"  # @param {type:"string"}
 # %% [markdown]
 # ## The engine needs Python 3.11
 #
-# Its wheels are for CPython 3.11 on Linux x86-64, and Colab's Python is a later one. So the two parties get an
-# environment of their own, made by `uv`, which brings the interpreter; this kernel only starts them. Where no such
-# environment can be made (macOS, ARM, no network) the cells that need it say so, and the price is predicted in place of
-# measured.
+# Its wheels are for CPython 3.11, on Linux x86-64 and on Apple silicon, and Colab's Python is a later one. So the two
+# parties get an environment of their own, made by `uv`, which brings the interpreter; this kernel only starts them.
+# Where no such environment can be made (another machine, no network) the cells that need it are left out, and the price
+# is predicted in place of measured.
 
 # %%
 import platform
@@ -30,7 +30,7 @@ PARTY = None  # the Python of the two parties
 if importlib.util.find_spec("spu"):
   PARTY = sys.executable
   print("the engine is installed here")
-elif (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+elif (platform.system(), platform.machine()) in (("Linux", "x86_64"), ("Darwin", "arm64")):
   home = pathlib.Path.cwd() / "python311"
   pins = [
     line.split("#")[0].split(";")[0].strip() for line in (CODE / "requirements-private.txt").read_text().splitlines()
@@ -54,7 +54,9 @@ elif (platform.system(), platform.machine()) == ("Linux", "x86_64"):
       (home / "done").touch()
   PARTY = home / "bin" / "python" if (home / "done").exists() else None
 if PARTY is None:
-  print("no engine here: it needs Linux on x86-64 and CPython 3.11. The two-party cells below are left out.")
+  print(
+    "no engine here: it needs CPython 3.11 on Linux (x86-64) or Apple silicon. The cells of two parties are left out."
+  )
 
 # %% [markdown]
 # ## A model worth keeping
@@ -113,6 +115,8 @@ if PARTY:
 
 # %% [markdown]
 # ## The prompt, privately
+#
+# The client's bar runs over the text as it comes; the next cell has it whole.
 
 # %%
 import collections

@@ -42,7 +42,8 @@ if not all(importlib.util.find_spec(name) for name in ("tensorboardX", "vl_conve
 import jax
 
 get_ipython().run_line_magic("matplotlib", "inline")
-warnings.filterwarnings("ignore", message="os.fork")  # of JAX, for the commands: they are other programs at once
+# JAX warns of a fork, but the commands are other programs at once; tqdm of a widget that no runtime needs.
+warnings.filterwarnings("ignore", message="os.fork|IProgress")
 jax.config.update("jax_platforms", "cpu")  # of this kernel, which looks and draws: the accelerator is for the commands
 
 
