@@ -132,9 +132,9 @@ def started(config: ConfigDict, of_source: ConfigDict, theirs: Mapping) -> Train
 
 def changes(config: ConfigDict, of_source: ConfigDict, theirs: Mapping, ours: Mapping) -> Changes:
   """What becomes of the parameters; theirs, plain, and ours may be arrays or their shapes."""
-  held = _merged(theirs)
+  held, ours = jax.eval_shape(_merged, theirs), jax.eval_shape(_merged, ours)
   usable = jax.eval_shape(lambda params: _adapted(config.model, of_source, params), theirs)
-  wanted = [name for name in _merged(ours) if name[-1] != "gain"]  # it follows from the kernel
+  wanted = [name for name in ours if name[-1] != "gain"]  # it follows from the kernel
   shown = lambda names: tuple(sorted("/".join(name[1:] if name[0] == _LAYERS else name) for name in names))
   return Changes(
     copied=shown(name for name in wanted if name in usable),

@@ -87,8 +87,9 @@ def test_an_unfinished_one_does_not_fold_and_is_told():
     Exact(variables_of(c, 0.75), c.model, spec.transforms_for(c.model))
 
 
-def test_the_private_model_is_the_one_at_its_end():
-  c = fading(model__temperature_init=0.5)
+@pytest.mark.parametrize("norm_bias", curriculum.NORM_BIASES)
+def test_the_private_model_is_the_one_at_its_end(norm_bias):
+  c = fading(model__temperature_init=0.5, curriculum__norm_bias=norm_bias)
   variables = jax.device_get(variables_of(c, 1.0))
   private = weights_lib.fold(variables, c.model, spec.transforms_for(c.model).exactly(), ())
   assert private.kept_ffns == ()  # all of them are eliminated: there is no norm before them

@@ -91,6 +91,17 @@ def test_two_processes_train_what_one_trains(alone, corpus, tmp_path, mesh, devi
     assert "perplexity" not in said and "step" not in said
 
 
+def test_two_processes_start_from_a_run_and_learn_from_it_as_one_does(alone, corpus, tmp_path):
+  named = corpus | {"init.source": alone, "distill.teacher": alone}
+  two, one = tmp_path / "two", tmp_path / "one"
+  finish(start(two, named | {"mesh.fsdp": 2}), two)
+  finish(start(one, named, processes=1), one)
+  assert_same_figures(two, one)
+  assert lines(two)[0]["loss"] < lines(alone)[0]["loss"]
+  of_two, of_one = (json.loads((workdir / "environment.json").read_text())["sources"] for workdir in (two, one))
+  assert of_two == of_one
+
+
 def test_each_process_may_build_the_dataset_on_a_disk_of_its_own(alone, corpus, tmp_path):
   """As on a TPU slice, where ~/.cache is another disk on each worker."""
   workdir = tmp_path / "two"

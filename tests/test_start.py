@@ -203,7 +203,7 @@ def test_the_gelu_of_a_source_does_not_matter_where_there_is_none(tmp_path):
 
 
 def test_a_source_that_is_none_is_refused_in_one_line(tmp_path):
-  for value, message in ((tmp_path / "none", "init.source="), (" ", "init.source= ")):
+  for value, message in ((tmp_path / "none", "init.source="), (" ", "init.source=' '")):
     with pytest.raises(UserError) as found:
       start.find(fading(init__source=str(value)))
     assert str(found.value).startswith(message) and "\n" not in str(found.value)
