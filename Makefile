@@ -57,7 +57,13 @@ browser: .venv/installed-dev
 test: .venv/installed-dev .venv/installed-private browser
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: .venv/installed-dev .venv/installed-private
+# PyTorch and transformers: the GPT-2 that ours is held against.
+.venv/installed-parity: requirements-parity.txt .venv/installed-dev
+	@echo "installing requirements-parity.txt into .venv (about a minute) …"
+	$(INSTALL) -r requirements-parity.txt
+	@touch $@
+
+test-slow: .venv/installed-dev .venv/installed-private .venv/installed-parity
 	$(PY) -m pytest -q -m slow
 
 # Compilers of chips that are not here have an environment of their own: jax would look for the chips.
