@@ -2,7 +2,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-report report setup-private private-wheels run compare test test-slow test-aot lint docs dist aot bench-attention bench-train-step
+.PHONY: setup setup-report report setup-private private-wheels run compare test test-slow test-parity test-aot lint docs dist aot bench-attention bench-train-step
 
 setup: .venv/installed
 
@@ -57,7 +57,18 @@ browser: .venv/installed-dev
 test: .venv/installed-dev .venv/installed-private browser
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: .venv/installed-dev .venv/installed-private browser
+# PyTorch and transformers, the GPT-2 that ours is held against, in an environment of their own: tensorboardX imports
+# PyTorch wherever it is, and every command would wait for it.
+.venv-parity/installed: requirements.txt requirements-dev.txt requirements-parity.txt
+	$(PYTHON) -m venv .venv-parity
+	@echo "installing requirements-parity.txt into .venv-parity (two minutes) …"
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-parity.txt
+	@touch $@
+
+test-parity: .venv-parity/installed
+	.venv-parity/bin/python -m pytest -q -m slow tests/interop tests/test_examples.py
+
+test-slow: .venv/installed-dev .venv/installed-private browser test-parity
 	$(PY) -m pytest -q -m slow
 
 # Compilers of chips that are not here have an environment of their own: jax would look for the chips.

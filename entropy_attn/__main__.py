@@ -12,7 +12,7 @@ from entropy_attn import cli, config_file, usage
 from entropy_attn.errors import UserError, nearest
 
 COMMANDS = (
-  "main", "study", "report", "inspect", "generate", "flops",
+  "main", "study", "report", "inspect", "generate", "export", "flops",
   "private.cost", "private.profile", "private.serve", "private.prepare",
   "private.generate", "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 )  # fmt: skip

@@ -23,7 +23,8 @@ SLOW = (
 )  # fmt: skip
 # What each command cannot do without.
 NEEDED = {
-  "main": [CONFIG], "inspect": ["--model=x"], "flops": [CONFIG], "private.cost": [CONFIG],
+  "main": [CONFIG], "inspect": ["--model=x"], "export": ["--checkpoint=x", "--to=y"], "flops": [CONFIG],
+  "private.cost": [CONFIG],
   "study.__main__": ["--study=configs/studies/compare.py", "--workdir=x"], "report.__main__": ["--workdir=."],
   "private.profile": [CONFIG], "private.serve": [CONFIG], "private.perplexity": [CONFIG],
   "private.generate": ["--prompt=x"], "private.prepare": ["--material=x", "--length=4"],
@@ -137,7 +138,8 @@ def test_nothing_slow_is_imported_to_check_a_study():
   assert done.stdout == "[]\n", done.stderr
 
 
-FILES_AND_MORE = ("config", "study", "function", "rules", "compare")  # FILE:ARGUMENT, taken apart by the command
+# FILE:ARGUMENT, taken apart by the command; a checkpoint may be a name on the Hub.
+FILES_AND_MORE = ("config", "study", "function", "rules", "compare", "checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "entropy_attn"
 # What is typed: thin, and imported by nothing. Names are without the package's own.
 COMMANDS = {
-  "main", "flops", "inspect", "generate", "study.__main__", "report.__main__",
+  "main", "flops", "inspect", "generate", "export", "study.__main__", "report.__main__",
   "private.profile", "private.serve", "private.generate", "private.prepare", "private.cost",
   "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 }  # fmt: skip

@@ -21,6 +21,7 @@ import itertools
 import json
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 
@@ -234,6 +235,17 @@ def describe() -> dict:
     "devices": [f"{device.device_kind} ({device.platform})" for device in jax.devices()],
     "processes": jax.process_count(),
   }
+
+
+def made_by(workdir: pathlib.Path) -> dict:
+  """Command and commit of the last start in a run's folder, for what is made of it; less what is not known."""
+  try:
+    environment = files.read_json(workdir / _ENVIRONMENT) or {}
+  except (OSError, ValueError):  # damaged: nothing is computed from it
+    return {}
+  command = [str(part) for part in environment.get("command") or []]
+  known = {"command": shlex.join(command), "commit": environment.get("git_commit")}
+  return {name: value for name, value in known.items() if value}
 
 
 def commit_of(workdir: pathlib.Path) -> str | None:
