@@ -9,10 +9,13 @@ weights, and the FFNs vanish in private inference, as those of EReg(SM(t)+ScFuFF
 
 Argument: gpt2 (default), any text, T=128, a quarter of an hour on one H100; computed at 40 % of its bf16 peak, not
 measured.
-quick, a laptop's size, from SM+LN+G on the machine's own standard library; first train that:
+quick, 200 steps at a laptop's size on the machine's own standard library, from SM+LN+G, which is trained first:
 
-    python -m entropy_attn.main --config=configs/codeparrot_ln_gelu.py:quick
+    python -m entropy_attn.main --config=configs/codeparrot_ln_gelu.py:quick --config.train.steps=400
     python -m entropy_attn.main --config=configs/finetune_gpt2.py:quick
+
+Time: 7 and 18 minutes on two cores with other work on them. Measured PPL: the source 91.0, the reduced model 77.2, one
+seed.
 """
 
 from entropy_attn import config
@@ -27,7 +30,9 @@ def get_config(setting: str = "gpt2"):
   c.model.update(ffn="mlp", bias="all", temperature="per_head", temperature_init=1.0, embedding_dropout=0.0)
   c.curriculum.update(until=0.5, norm_bias="kept")
   c.init.source = c.distill.teacher = SOURCES[setting]
-  if setting == "gpt2":
+  if setting == "quick":
+    c.train.steps = 200
+  else:
     c.model.update(vocab_size=50_257, gelu="tanh")
     c.optimizer.learning_rate = 3e-4
     c.train.steps = 5_000

@@ -75,6 +75,17 @@ def test_quickstart_is_the_regularised_row_at_a_laptops_size():
   assert config_lib.differences(_get("quickstart"), _get("codeparrot_ereg", "quick")) == []
 
 
+@pytest.mark.parametrize("setting", ["gpt2", "quick"])
+def test_a_fine_tuned_gpt2_becomes_the_reduced_model(setting):
+  c = _get("finetune_gpt2", setting)
+  config_lib.validate(c)
+  assert config_lib.architecture_name(c) == "EReg(SM(t)+ScFFN)"
+  assert c.init.source == c.distill.teacher
+  assert (c.model.temperature_init, c.model.alpha_init, c.model.beta_init) == (1, 1, 1)
+  with pytest.raises(UserError, match="gpt3"):
+    _get("finetune_gpt2", "gpt3")
+
+
 def test_only_the_published_nan_is_expected_to_be_non_finite():
   record = {p.stem for p in CONFIGS.glob("*.py") if _get(p.stem).train.on_nonfinite == "record"}
   assert record == {"codeparrot_sm"}
