@@ -27,7 +27,7 @@ out, entropies = entropy_attn.dot_product_attention(x, x, x, temperature=None, c
 assert_type(out, jax.Array)
 assert_type(entropies, jax.Array)
 entropy_attn.dot_product_attention(x, x, x, casual=True)  # type: ignore[call-arg]
-penalty = entropy.penalty(jnp.zeros((2, 1, 4, 2)), jnp.zeros((2, 2)), gamma="0.2")  # type: ignore[call-arg,arg-type]
+penalty = entropy.penalty(jnp.zeros((2, 1, 4, 2)), jnp.zeros((2, 2)), gamma="0.2")  # type: ignore[arg-type]
 model = entropy_attn.load("runs/a", step=3)
 entropy_attn.load("runs/a", step="last")  # type: ignore[arg-type]
 error: Exception = UserError("x")
@@ -82,7 +82,7 @@ def test_a_study_runs_and_knows_no_commit(installed, tmp_path):
   subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
   _run(installed, "-m", "entropy_attn.study", "--study=compare:smoke", "--workdir=out", "--noreport", cwd=tmp_path)
   table = json.loads((tmp_path / "out" / "table.json").read_text())
-  assert table["rows"] and table["study"]["commit"] is None
+  assert table["runs"] and table["study"]["commit"] is None
 
 
 def test_a_source_distribution_holds_what_makes_the_package_and_no_more(installed):
