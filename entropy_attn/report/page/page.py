@@ -1,30 +1,20 @@
 """Renders the report: template, style, program, Vega and data in one file that asks for nothing."""
 
-import base64
 from collections.abc import Mapping
 import datetime
-import hashlib
-import html
-import io
-import json
 import pathlib
 import string
 
-import numpy as np
-from PIL import Image
-
 from entropy_attn import paths
 from entropy_attn.report import figures, style, tables
-from entropy_attn.report.page import charts, extra, price
+from entropy_attn.report.page import charts, extra, parts, price
 from entropy_attn.report.page import data as data_lib
 
 NAME = "report.html"
-_HERE = pathlib.Path(__file__).parent
-_SCRIPTS = ("page.js", "side.js")
+_SCRIPTS = ("heads.js", "page.js", "side.js")
 _KINDS = ("number", "", "number wide", "wide")  # of a table's columns, as the style sheet knows them
 _MOST = 24  # runs in a figure
 _ROWS = 12  # of the table before it scrolls
-_DPI = 80  # of the figures for browsers without scripts
 
 
 def write(workdir: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
@@ -56,32 +46,32 @@ def render_both(workdir: pathlib.Path) -> tuple[str, str]:
   extra.check_installed()
   data = data_lib.load(workdir)
   first = data["runs"][0]
-  vega, script = charts.bundle(), "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-  template = string.Template((_HERE / "template.html").read_text(encoding="utf-8"))
+  vega, script = charts.bundle(), parts.source(*_SCRIPTS)
+  template = string.Template(parts.source("template.html"))
   fields = {
-    "title": _text(data["title"]),
-    "colors": _variables(),
-    "style": (_HERE / "style.css").read_text(encoding="utf-8"),
+    "title": parts.text(data["title"]),
+    "colors": parts.variables(),
+    "style": parts.source("style.css"),
     "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-    "name": _text(first["name"]),
-    "architecture": _text(first["architecture"]),
-    "verdict": "".join(_fact(*of) for of in first["verdict"]),
-    "divergence": _text((first["divergence"] or {}).get("text", "")),
+    "name": parts.text(first["name"]),
+    "architecture": parts.text(first["architecture"]),
+    "verdict": "".join(parts.fact(*of) for of in first["verdict"]),
+    "divergence": parts.text((first["divergence"] or {}).get("text", "")),
     "hide_divergence": "" if first["divergence"] else "hidden",
-    "figures": "".join(_picture(*of) for of in _figures(pathlib.Path(workdir), data).items()),
+    "figures": "".join(parts.picture(*of) for of in _figures(pathlib.Path(workdir), data).items()),
     "table": _table(data),
-    "left_out": _text("Left out: " + "; ".join(data["left_out"])) if data["left_out"] else "",
+    "left_out": parts.text("Left out: " + "; ".join(data["left_out"])) if data["left_out"] else "",
     "data": _json(data),
     "vega": vega,
     "script": script,
   }
   forms = (("no", "none"), ("yes", "self"))
-  file, served = (template.substitute(fields, served=s, policy=_policy((vega, script), whom)) for s, whom in forms)
+  file, served = (template.substitute(fields, served=s, policy=parts.policy((vega, script), whom)) for s, whom in forms)
   return file, served
 
 
 def _json(data: Mapping) -> str:
-  """What the page's program reads, such that no text in it ends the element that holds it."""
+  """What the page's program reads."""
   content = {name: value for name, value in data.items() if name not in ("table", "left_out", "last")} | {
     "specs": charts.specs(),
     "themes": charts.themes(),
@@ -89,41 +79,9 @@ def _json(data: Mapping) -> str:
     "bins": style.BIN_NAMES,
     "binColors": style.hex_colors(style.BIN_COLORS),
     "lines": price.lines(),
-    **_colors(),
+    **parts.colors(),
   }
-  return json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
-
-
-def _text(text) -> str:
-  return html.escape(str(text))
-
-
-def _policy(scripts, whom: str) -> str:
-  """What the page may do: run these very scripts, style itself, show pictures that lie in it."""
-  hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-  return (
-    f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-    f"form-action 'none'; connect-src '{whom}'"
-  )
-
-
-def _variables() -> str:
-  """The colours as CSS: light, and dark where the reader's system is."""
-  rules = {name: " ".join(f"--{key}: {color};" for key, color in of.items()) for name, of in style.PAGE.items()}
-  return (
-    f":root {{ color-scheme: light dark; {rules['light']} }}\n"
-    f"@media (prefers-color-scheme: dark) {{ :root {{ {rules['dark']} }} }}"
-  )
-
-
-def _colors() -> dict[str, list[str]]:
-  """The colour map of entropies in 256 steps, and the ink that reads best on each."""
-  shades = [style.CMAP(i / 255) for i in range(256)]
-  return {"colors": style.hex_colors(shades), "inks": [style.ink_on(shade) for shade in shades]}
-
-
-def _fact(what: str, figure: str, remark: str) -> str:
-  return f'<div><dt>{_text(what)}</dt><dd>{_text(figure)}</dd><dd class="remark">{_text(remark)}</dd></div>'
+  return parts.data(content)
 
 
 def _table(data: Mapping) -> str:
@@ -148,7 +106,7 @@ def _table(data: Mapping) -> str:
 
 def _row(row: Mapping, name: str | None = None, index: int | None = None, run: Mapping | None = None) -> str:
   """A line of the table: of a run that is shown, or of one that cannot be."""
-  title = _text(row["name"]) if run is None else f'<button type="button">{_text(name)}</button>'
+  title = parts.text(row["name"]) if run is None else f'<button type="button">{parts.text(name)}</button>'
   spread = ""
   if row.get("perplexity_sd") is not None and row.get("perplexity") is not None and index is not None:
     spread = f"<small>{row['perplexity']:.2f} ± {row['perplexity_sd']:.2f} over the seeds</small>"
@@ -157,11 +115,11 @@ def _row(row: Mapping, name: str | None = None, index: int | None = None, run: M
     perplexity, shares, private = run["verdict"][0][1], run["shares"], run["verdict"][3][1]
     status, reason = run["status"], (run["divergence"] or {}).get("text", "")
   status, reason = row.get("status") or status, row.get("reason") or reason
-  reason = f"<small>{_text(reason)}</small>" if reason else ""
-  texts = (_text(perplexity) + spread, _text(shares), _text(private), _text(status) + reason)
+  reason = f"<small>{parts.text(reason)}</small>" if reason else ""
+  texts = (parts.text(perplexity) + spread, parts.text(shares), parts.text(private), parts.text(status) + reason)
   cells = "".join(f'<td class="{kind}">{text}</td>' for kind, text in zip(_KINDS, texts, strict=True))
   shown = "" if index is None else f' data-run="{index}"'
-  return f'<tr{shown}><th scope="row">{title}<small>{_text(row.get("architecture", ""))}</small></th>{cells}</tr>'
+  return f'<tr{shown}><th scope="row">{title}<small>{parts.text(row.get("architecture", ""))}</small></th>{cells}</tr>'
 
 
 def _figures(workdir: pathlib.Path, data: Mapping) -> dict:
@@ -171,14 +129,3 @@ def _figures(workdir: pathlib.Path, data: Mapping) -> dict:
     return {"Entropy of every head": drawn["entropy_heatmap"], "Entropy of the layers": drawn["entropy_layers"]}
   drawn = figures.comparison(data["last"][:_MOST], data["runs"][0]["max"])
   return {"Entropy of every head of the runs, and their shares": drawn}
-
-
-def _picture(about: str, figure) -> str:
-  """A figure as an image within the page, of few colours."""
-  pixels = Image.fromarray(np.ascontiguousarray(figures.pixels(figure, _DPI)))
-  out = io.BytesIO()
-  pixels.quantize(64).save(out, "PNG", optimize=True)
-  data = base64.b64encode(out.getvalue()).decode()
-  return (
-    f'<img alt="{_text(about)}" width="{pixels.width}" height="{pixels.height}" src="data:image/png;base64,{data}">'
-  )

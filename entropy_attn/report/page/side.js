@@ -142,9 +142,7 @@ function legend() {
     return make("li", {}, swatch, bin);
   };
   $("keys-shares").replaceChildren(...DATA.bins.map(key));
-  const stops = DATA.colors.filter((_, i) => i % 15 === 0 || i === DATA.colors.length - 1);
-  $("ramp").style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
-  $("ticks").replaceChildren(...["0", "collapsed ▼", "Max/2", "▲ overloaded", "Max"].map((text) => make("span", { textContent: text })));
+  showRamp();
 }
 
 document.documentElement.classList.remove("still");
