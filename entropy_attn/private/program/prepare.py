@@ -84,17 +84,38 @@ def prepare(
     UserError: where transforms contradict the architecture or each other, or numbers would leave the range of fixed
       point.
   """
+  text_SxN = model.sequences(CALIBRATION, length, split="train")
+  private, exact, found = fit(model, transforms, text_SxN, error, reveal=reveal, top_k=top_k)
+  return Prepared(private, exact, ranges.check(found))
+
+
+def fit(
+  model: Pretrained,
+  transforms: Transforms,
+  tokens_SxN: np.ndarray,
+  error: float = squares.ERROR,
+  *,
+  reveal: str = "logits",
+  top_k: int = spec.TOP_K,
+) -> tuple[weights_lib.Model, Exact, list[ranges.Range]]:
+  """The private form that `prepare` makes, of any text, its twin, and what its numbers reach: whether or not they fit.
+
+  Args:
+    tokens_SxN: sequences of that text.
+
+  Raises:
+    UserError: where transforms contradict the architecture or each other.
+  """
   c = model.config.model
   spec.check(transforms, c)
-  text_SxN = model.sequences(CALIBRATION, length, split="train")
   exact = Exact(model.variables, c, transforms)
-  exponentials = ranges.choose_exponentials(exact.model, transforms, text_SxN, error)
+  exponentials = ranges.choose_exponentials(exact.model, transforms, tokens_SxN, error)
   private = weights_lib.fold(model.variables, c, transforms, exponentials)
   private = dataclasses.replace(private, spec=private.spec.revealing(reveal, top_k))
-  found = ranges.measure(private, text_SxN)
+  found = ranges.measure(private, tokens_SxN)
   if transforms.activation_ring == "auto" and not all(r.fits for r in found if r.kind == "activation"):
     transforms = dataclasses.replace(transforms, activation_ring="64")
     private = weights_lib.fold(model.variables, c, transforms, exponentials)
     private = dataclasses.replace(private, spec=private.spec.revealing(reveal, top_k))
-    found = ranges.measure(private, text_SxN)
-  return Prepared(private, exact, ranges.check(found))
+    found = ranges.measure(private, tokens_SxN)
+  return private, exact, found

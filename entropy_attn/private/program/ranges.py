@@ -13,6 +13,7 @@ import numpy as np
 from entropy_attn.errors import UserError
 from entropy_attn.private.program import squares, trace
 from entropy_attn.private.program.build import build, client_inputs, server_inputs
+from entropy_attn.private.program.operations import LayerNorm
 from entropy_attn.private.program.ops import Plain, run_plain
 from entropy_attn.private.program.softmax import Lower
 from entropy_attn.private.program.spec import Transforms
@@ -27,7 +28,11 @@ MARGIN = 4.0  # times what was seen must still fit: other text reaches further
 LIMITS = {WIDE: 2.0 ** (WIDE - 2 - 2 * FRACTION[WIDE]), NARROW: 2.0 ** (NARROW - 2 - FRACTION[NARROW])}
 _LOWERED = 2.0 ** (WIDE - 2 - (WIDE - NARROW) - FRACTION[NARROW] - (FRACTION[WIDE] - LOWERINGS[0]))
 
-_BOUNDED = ("exponential", "division", "reciprocal")
+# A variance is a multiple of 2^−18 and errs by about that: from here on, a normalised state errs by 1 % at most.
+LEAST_VARIANCE = 2.0 ** -FRACTION[WIDE] / 0.02
+
+# What is no more than 1 there, or the sum of such, whatever the text.
+BOUNDED = ("exponential", "division", "reciprocal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Range:
 
   @property
   def spare_bits(self) -> float:
-    """How many times it may double until it overflows."""
+    """How many times it may double until it overflows; minus infinity for what is no number."""
+    if not math.isfinite(self.largest):
+      return -math.inf
     return math.log2(self.limit / max(self.largest, 1e-30))
 
 
@@ -103,6 +110,57 @@ def lowest_exponents(exact: Model, tokens_SxN: np.ndarray) -> list[float]:
   return lowest
 
 
+@dataclasses.dataclass
+class Statistics:
+  """What the private form of a layer, or of embedding and head, reaches on a text, in the clear.
+
+  Attributes:
+    layer: None for embedding and head.
+    residual: the largest magnitude in the residual stream, in the basis that it has there.
+    score: the largest magnitude of a score, scaled and divided by its temperature.
+    exponent: the lowest score less its row's maximum.
+    variance: the smallest and the largest that a LayerNorm divides by; None where there is none.
+    activation: the largest magnitude that an activation reads; None where there is none.
+  """
+
+  layer: int | None
+  residual: float = 0.0
+  score: float = 0.0
+  exponent: float = 0.0
+  variance: tuple[float, float] | None = None
+  activation: float | None = None
+
+
+def statistics(exact: Model, tokens_SxN: np.ndarray) -> list[Statistics]:
+  """Each layer's, and those of embedding and head as the last, over some sequences.
+
+  Args:
+    exact: the model, folded without approximations.
+  """
+  places = [*range(len(exact.spec.layers)), None]
+  found = {layer: Statistics(layer) for layer in places}
+  largest = lambda array: float(np.nan_to_num(np.max(np.abs(np.asarray(array)), initial=0.0), nan=np.inf))
+
+  def run(step, arrays):
+    written, of = step(Plain(None), *arrays), found[step.layer]
+    for name, array in zip(step.reads, arrays, strict=True):
+      if name == "x":
+        of.residual = max(of.residual, largest(array))
+    if step.kind == "maximum":
+      of.score = max(of.score, largest(arrays[0]))
+      of.exponent = min(of.exponent, float(np.min(written[0])))
+    elif step.kind == "activation":
+      of.activation = max(of.activation or 0.0, largest(arrays[0]))
+    elif isinstance(step.operation, LayerNorm):
+      variance_N = np.var(np.asarray(arrays[0], np.float64), axis=-1)
+      low, high = of.variance or (math.inf, 0.0)
+      of.variance = min(low, float(variance_N.min())), max(high, float(variance_N.max()))
+    return written
+
+  _run_all(exact, tokens_SxN, run)
+  return [found[layer] for layer in places]
+
+
 def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
   """The range of everything that is read or computed within a step, over some sequences, in the program's order."""
   operations = Plain(None if model.spec.transforms.exponential == "engine" else model.spec.exp_iterations)
@@ -116,7 +174,7 @@ def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
       before = found.get(key, Range(*key, 0.0, math.inf))  # a name may pass both rings
       found[key] = Range(*key, max(largest, before.largest), min(limit, before.limit))
 
-    if step.ring == NARROW and step.kind in _BOUNDED:
+    if step.ring == NARROW and step.kind in BOUNDED:
       return step(operations, *arrays)
     for name, array in zip(step.reads, arrays, strict=True):
       see(name, array)
