@@ -9,7 +9,7 @@ from entropy_attn import cli, usage
 from entropy_attn.errors import UserError, nearest
 
 COMMANDS = (
-  "main", "study", "report", "flops", "private.cost", "private.profile", "private.serve", "private.prepare",
+  "main", "study", "report", "inspect", "flops", "private.cost", "private.profile", "private.serve", "private.prepare",
   "private.generate", "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 )  # fmt: skip
 

@@ -109,6 +109,11 @@ def collapsed_heads(entropy_LxH, max_entropy: float) -> list[str]:
   return [f"L{l}H{h}" for l, h in np.argwhere(np.asarray(entropy_LxH, float) < max_entropy / 4)]
 
 
+def overloaded_heads(entropy_LxH, max_entropy: float) -> list[str]:
+  """The heads in the highest bin, 3 Max/4 and above, as 'L11H3'."""
+  return [f"L{l}H{h}" for l, h in np.argwhere(np.asarray(entropy_LxH, float) >= max_entropy * 3 / 4)]
+
+
 def head_weights(strengths_LxH: jax.Array) -> jax.Array:
   """Weights of the heads' penalties, [L, H] with mean 1: a softmax of learned strengths, which grow by ascent.
 

@@ -23,7 +23,7 @@ SLOW = (
 )  # fmt: skip
 # What each command cannot do without.
 NEEDED = {
-  "main": [CONFIG], "flops": [CONFIG], "private.cost": [CONFIG],
+  "main": [CONFIG], "inspect": ["--model=x"], "flops": [CONFIG], "private.cost": [CONFIG],
   "study.__main__": ["--study=configs/studies/compare.py", "--workdir=x"], "report.__main__": ["--workdir=."],
   "private.profile": [CONFIG], "private.serve": [CONFIG], "private.perplexity": [CONFIG],
   "private.generate": ["--prompt=x"], "private.prepare": ["--material=x", "--length=4"],

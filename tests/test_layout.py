@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "entropy_attn"
 # What is typed: thin, and imported by nothing. Names are without the package's own.
 COMMANDS = {
-  "main", "flops", "study.__main__", "report.__main__",
+  "main", "flops", "inspect", "study.__main__", "report.__main__",
   "private.profile", "private.serve", "private.generate", "private.prepare", "private.cost",
   "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
 }  # fmt: skip
@@ -59,12 +59,13 @@ ONLY = {
 }
 # Whoever is under the first may import nothing under the second.
 NEVER = [
-  ("run", ("report", "study", "private", "train", "evaluate", "reporter")),
-  ("report", ("study", "private.parties", "train", "evaluate")),  # a price needs no engine
+  ("run", ("report", "study", "inspection", "private", "train", "evaluate", "reporter")),
+  ("report", ("study", "inspection", "private.parties", "train", "evaluate")),  # a price needs no engine
   ("study", ("private.parties", "train", "evaluate", "data", "model")),
   ("private.program", ("private.parties", "private.price", "data")),
   ("private.price", ("private.parties", "run", "data")),
-  ("private", ("study", "train", "evaluate", "run.checkpoint")),
+  ("inspection", ("private.parties", "private.price", "study", "train", "evaluate", "run.checkpoint")),
+  ("private", ("inspection", "study", "train", "evaluate", "run.checkpoint")),
   ("train", ("private", "study", "report")),
 ]
 
