@@ -24,7 +24,8 @@ def judge(model: Pretrained, tokens_SxN: np.ndarray) -> dict:
     ready: True, False, or None where it cannot be judged;
     text: the verdict in one line;
     sequences, length: what it rests on;
-    tightest: the place that comes nearest to what its ring holds, with place, largest, limit and spare_bits;
+    tightest: the place that comes nearest to what its ring holds, but for what is bounded by construction, with place,
+      largest, limit and spare_bits;
     outside: operations that do not fit with a margin of `ranges.MARGIN`, and LayerNorms of too small a variance;
     activation_ring: bits of the ring that activations are computed in;
     layers: of each layer, and of embedding and head (layer None): its `ranges.Statistics`, tightest and fits.
@@ -37,7 +38,7 @@ def judge(model: Pretrained, tokens_SxN: np.ndarray) -> dict:
     return {"ready": None, "text": f"cannot be judged: {error}"}
   private, exact, found = parts
   layers = [_layer(of, found) for of in ranges.statistics(exact.model, tokens_SxN)]
-  tightest = min(found, key=lambda r: r.spare_bits)
+  tightest = _tightest(found)
   worst = {}  # of each operation of each layer
   for r in sorted(found, key=lambda r: r.spare_bits):
     worst.setdefault((r.layer, r.kind), r)
@@ -56,9 +57,14 @@ def judge(model: Pretrained, tokens_SxN: np.ndarray) -> dict:
 
 
 def _layer(of: Statistics, found: Sequence[Range]) -> dict:
-  tightest = min((r for r in found if r.layer == of.layer), key=lambda r: r.spare_bits)
+  own = [r for r in found if r.layer == of.layer]
   enough = of.variance is None or of.variance[0] >= ranges.LEAST_VARIANCE
-  return dataclasses.asdict(of) | {"tightest": _of(tightest), "fits": tightest.fits and enough}
+  return dataclasses.asdict(of) | {"tightest": _of(_tightest(own)), "fits": enough and all(r.fits for r in own)}
+
+
+def _tightest(found: Sequence[Range]) -> Range:
+  """The range that comes nearest to what its ring holds, of those that depend on the text."""
+  return min((r for r in found if r.kind not in (*ranges.BOUNDED, "check")), key=lambda r: r.spare_bits)
 
 
 def _of(found: Range) -> dict:

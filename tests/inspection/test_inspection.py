@@ -125,7 +125,7 @@ def test_what_is_kept_and_held_does_not_grow_with_the_text(model):
   assert peaks[16_000] < 1.5 * peaks[4_000]
 
 
-def test_no_array_of_the_step_has_two_axes_of_the_windows_length(model):
+def test_the_step_returns_no_matrix_of_attention(model):
   step = measure._jitted_step(measure.GPT(model.config.copy_and_resolve_references()))
   width = 13  # no other size of the model
   shapes = [(1, width), (1, width), (1, width), (1,)]

@@ -31,7 +31,8 @@ _LOWERED = 2.0 ** (WIDE - 2 - (WIDE - NARROW) - FRACTION[NARROW] - (FRACTION[WID
 # A variance is a multiple of 2^−18 and errs by about that: from here on, a normalised state errs by 1 % at most.
 LEAST_VARIANCE = 2.0 ** -FRACTION[WIDE] / 0.02
 
-_BOUNDED = ("exponential", "division", "reciprocal")
+# What is no more than 1 there, or the sum of such, whatever the text.
+BOUNDED = ("exponential", "division", "reciprocal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +174,7 @@ def measure(model: Model, tokens_SxN: np.ndarray) -> list[Range]:
       before = found.get(key, Range(*key, 0.0, math.inf))  # a name may pass both rings
       found[key] = Range(*key, max(largest, before.largest), min(limit, before.limit))
 
-    if step.ring == NARROW and step.kind in _BOUNDED:
+    if step.ring == NARROW and step.kind in BOUNDED:
       return step(operations, *arrays)
     for name, array in zip(step.reads, arrays, strict=True):
       see(name, array)
