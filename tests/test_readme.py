@@ -44,8 +44,9 @@ STAND_INS = {
 }  # fmt: skip
 MINE = {"mine.py": "import jax\nsilu = lambda x: jax.nn.silu(x)\n", "mine.txt": "def f(x):\n  return x + 1\n" * 20}
 
+# Heads are 16 wide: up to 2.5 keys a head width, material for longer prompts is of one kind with what shorter ones need.
 _TINY = {
-  "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 16, "model.context_length": 32,
+  "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 32, "model.context_length": 32,
   "model.max_positions": 64, "model.vocab_size": 300, "model.dtype": "float32", "train.steps": 4,
   "train.batch_size": 4, "train.accumulation": 1, "train.log_every": 1, "train.checkpoint_every": 4, "eval.every": 4,
   "eval.batch_size": 4, "eval.batches": 2,
