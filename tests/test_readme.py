@@ -39,7 +39,8 @@ DRY_TARGETS = (
 OTHERS_FLAGS = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue", "--no-deps"}
 # What stands in a text for the reader's own, and what takes its place here; Hub names too: a test has no network.
 STAND_INS = {
-  "FILE.py:NAME": "mine.py:silu", "FILE": "mine.txt", "FOLDER": "exported", "RUN_OR_STUDY": "runs/quickstart",
+  "FILE.py:NAME": "mine.py:silu", "FILE": "mine.txt", "FOLDER": "exported", "TEXTS": "texts",
+  "RUN_OR_STUDY": "runs/quickstart",
   "RUN": "runs/quickstart", "SOURCE": "runs/quickstart", "distilgpt2": "runs/quickstart", "gpt2": "runs/quickstart",
 }  # fmt: skip
 MINE = {"mine.py": "import jax\nsilu = lambda x: jax.nn.silu(x)\n", "mine.txt": "def f(x):\n  return x + 1\n" * 20}
