@@ -33,7 +33,7 @@ PARSED = ["CONTRIBUTING.md", "docs/finetune.md", "docs/layout.md", "docs/results
 PAGES = [*GUIDES, *PARSED]
 # Targets of make that install, need an environment of their own, or are the tests themselves: `make -n` knows them.
 DRY_TARGETS = (
-  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs",
+  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs", "dist",
   "bench-attention", "bench-train-step", "aot",
 )  # fmt: skip
 OTHERS_FLAGS = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue", "--no-deps"}
@@ -189,7 +189,7 @@ def check_other(page, words, place):
   elif re.search(r"python3?$", words[0]) and rest[0] == "-m" and "." in rest[1]:  # benchmarks.…, launch.…
     assert (ROOT / f"{rest[1].replace('.', '/')}.py").exists(), said
   elif re.search(r"python3?$", words[0]) and rest[0] == "-m":
-    assert rest[1] in ("pip", "pytest", "venv", "playwright"), said
+    assert rest[1] in ("pip", "pytest", "venv", "playwright", "build", "mkdocs", "mypy", "ruff"), said
     assert all((place / word).exists() for word in rest[2:] if word.startswith("tests/")), said
   elif re.search(r"python3?$", words[0]):
     assert (place / rest[0]).is_file(), said
