@@ -8,7 +8,7 @@ import subprocess
 ROOT = pathlib.Path(__file__).parents[1]
 SHELL, PYTHON, SHOWN = ("", "sh"), ("python",), ("text", "bibtex")  # languages of fenced blocks; SHOWN is for the eye
 STARTS = ("python", "make", "pip", "entropy_attn")  # first words of a command
-PLACEHOLDER = re.compile(r"…|\b[A-Z]{2,}\b")
+PLACEHOLDER = re.compile(r"…|\b(COMMAND|NAME|TEXT|DIR|HOST|PORT|FOLDER|FILE|SCALE)\b")  # what a reader fills in
 
 
 def blocks(page):

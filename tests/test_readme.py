@@ -33,19 +33,21 @@ PARSED = ["CONTRIBUTING.md", "docs/finetune.md", "docs/layout.md", "docs/results
 PAGES = [*GUIDES, *PARSED]
 # Targets of make that install, need an environment of their own, or are the tests themselves: `make -n` knows them.
 DRY_TARGETS = (
-  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs",
+  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs", "dist",
   "bench-attention", "bench-train-step", "aot",
 )  # fmt: skip
 OTHERS_FLAGS = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue", "--no-deps"}
 # What stands in a text for the reader's own, and what takes its place here; Hub names too: a test has no network.
 STAND_INS = {
-  "FILE.py:NAME": "mine.py:silu", "FILE": "mine.txt", "FOLDER": "exported", "RUN_OR_STUDY": "runs/quickstart",
+  "FILE.py:NAME": "mine.py:silu", "FILE": "mine.txt", "FOLDER": "exported", "TEXTS": "texts",
+  "RUN_OR_STUDY": "runs/quickstart",
   "RUN": "runs/quickstart", "SOURCE": "runs/quickstart", "distilgpt2": "runs/quickstart", "gpt2": "runs/quickstart",
 }  # fmt: skip
 MINE = {"mine.py": "import jax\nsilu = lambda x: jax.nn.silu(x)\n", "mine.txt": "def f(x):\n  return x + 1\n" * 20}
 
+# Heads are 16 wide: material for longer prompts fits shorter ones while both have at most 2.5 keys a head width.
 _TINY = {
-  "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 16, "model.context_length": 32,
+  "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 32, "model.context_length": 32,
   "model.max_positions": 64, "model.vocab_size": 300, "model.dtype": "float32", "train.steps": 4,
   "train.batch_size": 4, "train.accumulation": 1, "train.log_every": 1, "train.checkpoint_every": 4, "eval.every": 4,
   "eval.batch_size": 4, "eval.batches": 2,
@@ -187,7 +189,7 @@ def check_other(page, words, place):
   elif re.search(r"python3?$", words[0]) and rest[0] == "-m" and "." in rest[1]:  # benchmarks.…, launch.…
     assert (ROOT / f"{rest[1].replace('.', '/')}.py").exists(), said
   elif re.search(r"python3?$", words[0]) and rest[0] == "-m":
-    assert rest[1] in ("pip", "pytest", "venv", "playwright"), said
+    assert rest[1] in ("pip", "pytest", "venv", "playwright", "build", "mkdocs", "mypy", "ruff"), said
     assert all((place / word).exists() for word in rest[2:] if word.startswith("tests/")), said
   elif re.search(r"python3?$", words[0]):
     assert (place / rest[0]).is_file(), said
