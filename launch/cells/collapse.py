@@ -7,7 +7,8 @@
 #
 # - **SM**: softmax attention as the only nonlinearity;
 # - **SM+LN**: with LayerNorm, the costly remedy;
-# - **EReg(SM(t)+ScFuFFN)**: learnable temperatures, a scaled FFN and the entropy penalty, which cost nothing privately.
+# - **EReg(SM(t)+ScFuFFN)**: learnable temperatures, a scaled FFN and the entropy penalty, which cost next to nothing
+#   privately.
 #
 # *Runtime → Run all*: about five minutes on two CPU cores.
 

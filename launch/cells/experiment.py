@@ -81,7 +81,7 @@ display(figure)
 # curves below it are read from the same record, `metrics.jsonl`.
 
 # %%
-if importlib.util.find_spec("tensorboard"):
+if shutil.which("tensorboard"):
   get_ipython().run_line_magic("load_ext", "tensorboard")
   get_ipython().run_line_magic("tensorboard", f"--logdir={SWEEP}")
 else:

@@ -99,6 +99,7 @@ if PARTY:
   while SERVER.poll() is None and "serving on" not in LOG.read_text():
     time.sleep(0.2)
   print(LOG.read_text())
+  assert SERVER.poll() is None, "the server ended: the last line above says why"
   PORT = LOG.read_text().split("serving on 127.0.0.1:")[1].split()[0]
 
 # %% [markdown]
