@@ -308,10 +308,9 @@ class Block(nn.Module):
 
   def norm(self, name: str):
     """x → its norm: the config's, or one that fades."""
-    fades = self.fading is not None and self.fading.norm != "none"
-    kind = NORMS[self.config.norm]
-    if fades:
-      kind = functools.partial(curriculum.Norm, keeps_bias=self.fading.norm_bias == "kept")
+    fading, kind = self.fading, NORMS[self.config.norm]
+    if fading is not None and fading.norm != "none":
+      kind = functools.partial(curriculum.Norm, keeps_bias=fading.norm_bias == "kept")
     return kind(name=name, epsilon=self.config.layer_norm_epsilon)
 
   def activation(self):

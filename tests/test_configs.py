@@ -105,6 +105,7 @@ def test_codeparrot_settings():
     temperature_form="direct", bias="qk",
     tie_embeddings=True, scale_embeddings=False, embedding_dropout=0.1, init_std=0.02, ffn_out_init="plain",
     attention_out_init="plain", value_residual="none", ffns_removed=0,
+    layer_norm_epsilon=1e-5, ffn_width=0, score_scale="root_width",
     dtype="bfloat16", remat=False, attention="auto",
   )  # fmt: skip
   _check(
@@ -145,6 +146,7 @@ def test_languini_settings():
     temperature_form="direct", bias="all",
     tie_embeddings=False, scale_embeddings=True, embedding_dropout=0.0, init_std=0.02, ffn_out_init="depth_scaled",
     attention_out_init="plain", value_residual="none", ffns_removed=0,
+    layer_norm_epsilon=1e-5, ffn_width=0, score_scale="root_width",
     dtype="bfloat16", remat=False, attention="auto",
   )  # fmt: skip
   _check(
