@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from entropy_attn import config as config_lib
 from entropy_attn.model import GPT
@@ -30,6 +31,15 @@ ARCHITECTURES = {
   "SM(t_i)+ScFuFFN": LINEAR | {"temperature": "per_head_position", "temperature_init": 0.5},
   "SM(log t_i)+LN+G": {"temperature": "per_head_position", "temperature_init": 0.5, "temperature_form": "log"},
 }
+
+
+# One of each kind that the private program treats in a way of its own.
+TYPICAL = ("SM+LN+G", "SM+SNorm", "SM+VRes+ScFuFFN(−1)", "SM(t_i)+ScFuFFN", "SM(log t_i)+LN+G")
+
+
+def slow_but(fast, names) -> list:
+  """Parameters of a test, those that are not `fast` marked slow."""
+  return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def config_of(fields: dict, family: str = "codeparrot", **size: int):

@@ -50,7 +50,11 @@ def test_shares_of_the_penalty_are_those_of_the_penalty_itself(sides, ceiling):
   largest = math.log(length) if ceiling == "log_T" else config_lib.causal_ceiling(length)
   entropy_LxH = np.random.default_rng(1).uniform(0, largest, (3, 4))
   thresholds_LxH = np.random.default_rng(2).uniform(0.2, 0.8, (3, 4))
-  shares = series.penalty_shares(entropy_LxH[None], thresholds_LxH[None], gamma=gamma, sides=sides, largest=largest)[0]
+  strengths_LxH = np.random.default_rng(3).normal(size=(3, 4))
+  known = {"gamma": gamma, "sides": sides, "largest": largest}
+  shares = series.penalty_shares(entropy_LxH[None], thresholds_LxH[None], **known)[0]
+  weights_LxH = np.asarray(entropy_lib.head_weights(jnp.asarray(strengths_LxH)))
+  weighted = series.penalty_shares(entropy_LxH[None], thresholds_LxH[None], weights_LxH, **known)[0]
   options = {"gamma": gamma, "reduction": "head_mean", "sides": sides, "ceiling": ceiling}
   of_head = lambda l, h: entropy_lib.penalty(
     jnp.full((1, 1, length, 1), entropy_LxH[l, h]), jnp.full((1, 1), thresholds_LxH[l, h]), **options
@@ -58,6 +62,8 @@ def test_shares_of_the_penalty_are_those_of_the_penalty_itself(sides, ceiling):
   costs = np.array([[of_head(l, h) for h in range(4)] for l in range(3)])
   assert 0 < np.sum(costs > 0) < 12
   np.testing.assert_allclose(shares, costs / costs.sum(), rtol=2e-5)
+  costs = costs * np.exp(strengths_LxH)
+  np.testing.assert_allclose(weighted, costs / costs.sum(), rtol=2e-5)
 
 
 def test_where_nothing_is_penalised_every_share_is_zero():
@@ -143,6 +149,14 @@ def test_what_a_run_is_called_is_no_markup(tmp_path):
   (tmp_path / "table.json").write_text(json.dumps(table))
   text = page.render(tmp_path)
   assert nasty not in text and "&lt;script&gt;bad()" in text and "<script>bad" not in text
+
+
+@pytest.mark.parametrize("count, scrolls", [(12, False), (13, True)])
+def test_a_long_table_of_runs_does_not_push_the_heads_off_the_screen(tmp_path, count, scrolls):
+  write_study(tmp_path, {f"run{i}": {} for i in range(count)})
+  text = page.render(tmp_path)
+  assert text.count('<button type="button">run') == count
+  assert ('<div class="rows" role="region" aria-label="All runs" tabindex="0">' in text) == scrolls
 
 
 def test_a_study_without_a_table_yet_and_a_run_that_cannot_be_read(tmp_path):

@@ -193,9 +193,11 @@ def _series(config: ConfigDict, records: Sequence[Mapping]) -> dict:
       values["thresholds"] = np.full((len(records), *heads), r.threshold_init)
     length = config.model.context_length
     largest = math.log(length) if r.ceiling == "log_T" else config_lib.causal_ceiling(length)
+    weights = series.array(records, "head_weights_LxH")  # None: all weigh the same
     shares = series.penalty_shares(
-      values["entropy"], values["thresholds"], gamma=r.gamma, sides=r.sides, largest=largest
-    )
+      values["entropy"], values["thresholds"], 1.0 if weights is None else weights,
+      gamma=r.gamma, sides=r.sides, largest=largest,
+    )  # fmt: skip
     found["share"] = series.pack(shares)
     found["penalty"] = {
       "gamma": r.gamma,

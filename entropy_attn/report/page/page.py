@@ -14,6 +14,7 @@ NAME = "report.html"
 _SCRIPTS = ("heads.js", "page.js", "side.js")
 _KINDS = ("number", "", "number wide", "wide")  # of a table's columns, as the style sheet knows them
 _MOST = 24  # runs in a figure
+_ROWS = 12  # of the table before it scrolls
 
 
 def write(workdir: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
@@ -97,10 +98,10 @@ def _table(data: Mapping) -> str:
   titles = ("PPL", "heads by quarter of Max", "private answer", "status")
   columns = [("", "run"), *zip(_KINDS, titles, strict=True)]
   head = "".join(f'<th scope="col" class="{kind}">{title}</th>' for kind, title in columns)
-  return (
-    '<section aria-labelledby="runs-title"><h2 id="runs-title">Runs</h2><table class="runs">'
-    f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></section>"
-  )
+  table = f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+  if len(lines) > _ROWS:  # what they are for, the heads, is not to be pushed off the screen
+    table = f'<div class="rows" role="region" aria-label="All runs" tabindex="0">{table}</div>'
+  return f'<section aria-labelledby="runs-title"><h2 id="runs-title">Runs</h2>{table}</section>'
 
 
 def _row(row: Mapping, name: str | None = None, index: int | None = None, run: Mapping | None = None) -> str:

@@ -64,11 +64,14 @@ def array(records: Sequence[dict], name: str) -> np.ndarray | None:
   return np.array([record[name] for record in records], np.float64)
 
 
-def penalty_shares(entropy_SxLxH, thresholds_SxLxH, *, gamma: float, sides: str, largest: float) -> np.ndarray:
+def penalty_shares(
+  entropy_SxLxH, thresholds_SxLxH, weights_SxLxH=1.0, *, gamma: float, sides: str, largest: float
+) -> np.ndarray:
   """Each head's part of the penalty on the heads' mean entropies (`entropy.penalty`, head_mean).
 
   Args:
     entropy_SxLxH: nats.
+    weights_SxLxH: of the heads (`entropy.head_weights`).
     largest: E_max, nats: the mean over queries for ceiling=causal.
 
   Returns:
@@ -76,6 +79,6 @@ def penalty_shares(entropy_SxLxH, thresholds_SxLxH, *, gamma: float, sides: str,
   """
   delta = entropy_SxLxH - thresholds_SxLxH * largest
   distance = np.abs(delta) if sides == "both" else delta
-  cost = np.where(distance <= gamma * largest, 0, delta**2)
+  cost = np.where(distance <= gamma * largest, 0, delta**2) * weights_SxLxH
   total = cost.sum(axis=(1, 2), keepdims=True)
   return np.divide(cost, total, out=np.zeros_like(cost), where=total != 0)

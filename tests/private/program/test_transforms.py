@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
 import numpy as np
-from private.models import ARCHITECTURES, LINEAR, config_of, logits_of, make, tokens_of
+from private.models import ARCHITECTURES, LINEAR, TYPICAL, config_of, logits_of, make, slow_but, tokens_of
 import pytest
 
 from entropy_attn.errors import UserError
@@ -55,8 +55,8 @@ def run(config, variables, transforms, tokens, **options):
   return np.asarray(outputs["logits"]), model, outputs
 
 
-@pytest.mark.parametrize("family", ["codeparrot", "languini"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("family", slow_but(["codeparrot"], ["codeparrot", "languini"]))
+@pytest.mark.parametrize("name", slow_but(TYPICAL, ARCHITECTURES))
 def test_all_together_and_none_at_all(name, family):
   config, variables = make(ARCHITECTURES[name], family)
   tokens = tokens_of(config)
@@ -69,7 +69,7 @@ def test_all_together_and_none_at_all(name, family):
 
 
 @pytest.mark.parametrize("changes", WITHOUT.values(), ids=WITHOUT)
-@pytest.mark.parametrize("name", ["SM+LN+G", "SM(t_i)+ScFuFFN"])
+@pytest.mark.parametrize("name", slow_but(["SM(t_i)+ScFuFFN"], ["SM+LN+G", "SM(t_i)+ScFuFFN"]))
 def test_each_transformation_alone(name, changes):
   config, variables = make(ARCHITECTURES[name])
   tokens = tokens_of(config, 3, length=9)
@@ -105,7 +105,7 @@ def test_a_bound_between_keeps_some():
   np.testing.assert_allclose(ours, logits_of(config, variables, tokens_of(config))[-1:], atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["SM+LN+R", "SM(t_i)+ScFuFFN"])
+@pytest.mark.parametrize("name", slow_but(["SM(t_i)+ScFuFFN"], ["SM+LN+R", "SM(t_i)+ScFuFFN"]))
 def test_going_on_from_a_cache_is_as_the_whole(name):
   config, variables = make(ARCHITECTURES[name])
   tokens, transforms = tokens_of(config, 5), transforms_of(config)
