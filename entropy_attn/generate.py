@@ -18,8 +18,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the command's flags."""
-  flags.DEFINE_string("checkpoint", None, "The model: what a run wrote, or else what `entropy_attn.load` takes.")
-  flags.DEFINE_integer("step", None, "Of a run: the checkpoint of this step; default: the newest.", lower_bound=0)
+  cli.define_checkpoint()
   prompting.define(tokens=100)
   cli.define_json()
   cli.add_check(check_flags)
@@ -28,15 +27,16 @@ def define_flags() -> None:
 def check_flags() -> None:
   """Raises UserError where no model is named."""
   if not FLAGS.checkpoint:
-    raise UserError("--checkpoint=SOURCE is missing: the folder of a run")
+    raise UserError("--checkpoint=SOURCE is missing: a run's folder, a Hugging Face folder or a Hub name")
 
 
 def main() -> None:
   """Prints text as it comes, then what it took."""
   # Here, not above: a mistake in what was typed is answered before what takes seconds to import.
-  from entropy_attn import decode, load
+  from entropy_attn import decode
+  from entropy_attn.run import pretrained
 
-  model = load(FLAGS.checkpoint, FLAGS.step)
+  model = pretrained.load(FLAGS.checkpoint, FLAGS.step, what="--checkpoint")
   say(model.description)
   decoder = decode.Decoder(model)
   ids = prompting.encode(model.tokenizer)

@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
   """Defines the command's flags."""
-  flags.DEFINE_string("model", None, "What entropy_attn.load takes, such as a run, runs/quickstart.")
+  flags.DEFINE_string("model", None, "A run's folder, a Hugging Face folder, or a Hub name such as gpt2.")
   flags.DEFINE_integer("step", None, "Of a run: its checkpoint; default: the newest.", lower_bound=0)
   cli.define_path("text", None, "A UTF-8 file, or - for standard input; default: the validation text of the run.")
   cli.define_path("html", None, "Also write a page to this file: the text, shaded by the entropy of any head.")
@@ -32,7 +32,7 @@ def define_flags() -> None:
 def check_flags() -> None:
   """Raises UserError where no model is named, or a file cannot be read or written."""
   if FLAGS.model is None:
-    raise UserError("--model=SOURCE is missing: name a run, such as --model=runs/quickstart")
+    raise UserError("--model=SOURCE is missing: a run's folder, a Hugging Face folder or a Hub name")
   if FLAGS.text is not None and str(FLAGS.text) != "-" and not FLAGS.text.exists():
     raise UserError(f"--text={FLAGS.text} does not exist: name a file, or - for standard input")
   if FLAGS.html is not None:
@@ -46,7 +46,7 @@ def main() -> None:
   from entropy_attn.report.page import text_page
   from entropy_attn.run import metrics, pretrained
 
-  model = pretrained.load(FLAGS.model, FLAGS.step)
+  model = pretrained.load(FLAGS.model, FLAGS.step, what="--model")
   found = whole.inspect(model, FLAGS.text, kept=FLAGS.tokens_most, judged=FLAGS.judged)
   cli.write_json(metrics.to_json(whole.rounded(found)))
   print(tables.text(found))

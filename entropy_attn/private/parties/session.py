@@ -20,6 +20,7 @@ from entropy_attn.private.parties.material import Mask, Material, crossed, laid_
 from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.wire import Connection
 from entropy_attn.private.parties.words import Disagreement, Ending
+from entropy_attn.private.program import attend
 from entropy_attn.private.program.ahead import ahead, part_name
 from entropy_attn.private.program.build import build, client_inputs, server_inputs, set_up
 from entropy_attn.private.program.products import CrossTerms
@@ -163,13 +164,11 @@ class Session:
     """
     if material is None and self._prepared:
       (material,) = self.prepare(length, layers=options.get("layers"))
-    program = build(self.spec, length, past=self._past, prepared=self._prepared, **options)
+    program = self._program(length, material, **options)
     if self.role == CLIENT:
       inputs = client_inputs(self.spec, tokens)
     else:
       inputs = server_inputs(self._weights, length, self._past)
-    if material is not None and not material.fits(program.products):
-      raise UserError(f"the material, for {material.rows} tokens, does not fit this program of {length}")
     codes = self._agreed(program)
     outputs = self._guarded(lambda: self._run(program, codes, inputs, material))
     past, before = self._past, self._runs
@@ -183,6 +182,19 @@ class Session:
       facts |= {"past": past, "layers": options.get("layers")}
       raise check.Impossible(rows, check.circumstances(self.spec, tokens, outputs.get("logits"), **facts))
     return outputs[program.outputs[0]]
+
+  def _program(self, length: int, material: Material | None, **options) -> Program:
+    """The program of `length` new tokens; with material, one that it fits.
+
+    Where rows are divided depends on how many keys there are (`attend.divisions`), and material was made for the most.
+    """
+    t = self.spec.transforms
+    for division in (t.division, *(attend.divisions(t) if material is not None else ())):
+      spec = dataclasses.replace(self.spec, transforms=dataclasses.replace(t, division=division))
+      program = build(spec, length, past=self._past, prepared=self._prepared, **options)
+      if material is None or material.fits(program.products):
+        return program
+    raise UserError(f"the material, for {material.rows} tokens, does not fit this program of {length}")
 
   def restart(self) -> None:
     """Forgets the tokens so far; the next run begins anew."""

@@ -88,10 +88,15 @@ def _append_mixed(b, l: int, layer: LayerSpec, k: str, v: str, sizes: tuple[int,
     _append_division(b, l, "a", products.ScaleRows(), softmax.DivideRows(), ((H, N, K), (H, N)), WIDE)
 
 
-def _division(t: Transforms, K: int, M: int) -> str:
+def divisions(t: Transforms) -> tuple[str, ...]:
+  """Where rows may be divided by their sums: one of these for few keys, the last for many."""
   if t.division != "auto":
-    return t.division
-  return "narrow" if t.softmax_ring == "32" and M <= _NARROW_KEYS * K else "late"
+    return (t.division,)
+  return ("narrow", "late") if t.softmax_ring == "32" else ("late",)
+
+
+def _division(t: Transforms, K: int, M: int) -> str:
+  return divisions(t)[0 if M <= _NARROW_KEYS * K else -1]
 
 
 def _join(t: Transforms) -> str:

@@ -14,7 +14,7 @@ from entropy_attn.private.parties.machine import Reference
 from entropy_attn.private.parties.material import Mask, uniform
 from entropy_attn.private.parties.party import Party
 from entropy_attn.private.parties.session import Session
-from entropy_attn.private.program import causal, joined, products, squares
+from entropy_attn.private.program import attend, causal, joined, products, squares
 from entropy_attn.private.program import spec as spec_lib
 from entropy_attn.private.program import weights as weights_lib
 from entropy_attn.private.program.operations import Cut
@@ -87,9 +87,15 @@ def model_of(name):
 
 
 @needs_engine
-@pytest.mark.parametrize("name", ["SM(t_i)+ScFuFFN", "SM+LN+G", "SM+VRes+ScFuFFN(−1)"])
-def test_a_prompt_and_its_tokens_by_material_for_a_longer_one(name, monkeypatch):
-  """Of the products of masks one fails, as the engine has them fail: it is made anew, and nobody sees it."""
+@pytest.mark.parametrize(
+  "name, keys", [("SM(t_i)+ScFuFFN", 2.5), ("SM(t_i)+ScFuFFN", 1.0), ("SM+LN+G", 2.5), ("SM+VRes+ScFuFFN(−1)", 2.5)]
+)
+def test_a_prompt_and_its_tokens_by_material_for_a_longer_one(name, keys, monkeypatch):
+  """Of the products of masks one fails, as the engine has them fail: it is made anew, and nobody sees it.
+
+  With 1.0 keys a head width, rows of the longer prompt are divided elsewhere than those of the shorter one.
+  """
+  monkeypatch.setattr(attend, "_NARROW_KEYS", keys)
   config, variables, model = model_of(name)
   tokens, sessions, failed = tokens_of(config), {}, []
   run_step = Party.run
