@@ -33,7 +33,7 @@ PARSED = ["CONTRIBUTING.md", "docs/finetune.md", "docs/layout.md", "docs/results
 PAGES = [*GUIDES, *PARSED]
 # Targets of make that install, need an environment of their own, or are the tests themselves: `make -n` knows them.
 DRY_TARGETS = (
-  "setup", "setup-report", "setup-private", "test", "test-slow", "test-aot", "lint", "docs", "dist",
+  "setup", "setup-report", "setup-private", "test", "test-slow", "test-parity", "test-aot", "lint", "docs", "dist",
   "bench-attention", "bench-train-step", "aot",
 )  # fmt: skip
 OTHERS_FLAGS = {"--help", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue", "--no-deps"}
