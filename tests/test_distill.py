@@ -127,6 +127,7 @@ def test_every_term_of_the_loss_is_recorded_and_is_what_it_says():
   np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_step_follows_the_gradient_of_that_loss():
   c, of_teacher, data = student(), teacher_config(), batch()
   teacher = initial(of_teacher).variables

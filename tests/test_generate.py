@@ -18,7 +18,7 @@ GIVEN = ["--checkpoint=nowhere", "--prompt=x"]
   ("flags", "message"),
   [
     (["--prompt=x"], "--checkpoint=SOURCE is missing"),
-    (["--checkpoint=", "--prompt=x"], "--checkpoint=SOURCE is missing"),
+    (["--checkpoint=", "--prompt=x"], "names no file or folder"),
     (["--checkpoint=nowhere"], "give one of --prompt=TEXT and --prompt_ids=1,2,3"),
     ([*GIVEN, "--prompt_ids=1"], "give one of --prompt=TEXT and --prompt_ids=1,2,3"),
     (["--checkpoint=nowhere", "--prompt="], "the prompt is empty"),

@@ -190,6 +190,7 @@ def test_other_text_is_evaluated_with_the_runs_tokenizer_and_named(finished, cor
     assert part in err
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_only_with_its_text(corpus, tmp_path):
   texts = shutil.copytree(corpus["data.path"], tmp_path / "text")
   workdir = texts / "runs" / "a#[b]"  # below the text, which it is no part of
@@ -275,6 +276,7 @@ def test_bad_input_ends_in_one_line(corpus, tmp_path, overrides, message):
   assert message in last
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_data_loses_no_step(tmp_path):
   """A damaged book, met at some step: what was trained before it is saved, and the run goes on once it is mended."""
   books = tmp_path / "languini" / "books_300"

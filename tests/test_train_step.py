@@ -120,7 +120,8 @@ def on_one_device(kind):
 @pytest.mark.parametrize(
   "kind,data,fsdp,tensor",
   [("ereg", 8, 1, 1), ("ereg", 2, 2, 2), ("ereg", 1, 4, 2), ("ereg", 1, 1, 4),
-   ("spectral", 2, 2, 2), ("spectral", 1, 4, 2), ("free", 2, 2, 2)],
+   ("spectral", 2, 2, 2), pytest.param("spectral", 1, 4, 2, marks=pytest.mark.slow),
+   pytest.param("free", 2, 2, 2, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_sharded_step_equals_a_single_device(kind, data, fsdp, tensor):
   fields = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}

@@ -60,6 +60,7 @@ def test_some_layers_extrapolate_to_the_whole(tmp_path):
 
 
 @needs_engine
+@pytest.mark.slow
 def test_perplexity_in_fixed_point_is_the_models_own(linear_run, tmp_path):
   found = []
   for how in ("reference", "parties"):
@@ -182,7 +183,7 @@ exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.ar
     ("cost", ["--lines=nowhere.json"], "--lines=nowhere.json does not exist"),
     ("cost", ["--csv=nowhere/x.csv"], "--csv=nowhere/x.csv cannot be written"),
     ("cost", ["--compare=magic=on"], "transform='magic' is not one of"),
-    ("cost", ["--compare=nowhere"], "nowhere does not exist"),
+    ("cost", ["--compare=nowhere"], "nowhere is neither a file nor the name of one of ours"),
     ("cost", ["--plan"], "--plan is for one model and one line"),
     ("cost", ["--plan", "--line=LAN", "--compare=stock"], "--plan is for one model and one line"),
     ("profile", ["--plan=nowhere.json"], "--plan=nowhere.json is not what private.cost --plan --json=FILE writes"),

@@ -84,6 +84,7 @@ def prepare(
     UserError: where transforms contradict the architecture or each other, or numbers would leave the range of fixed
       point.
   """
+  spec.check(transforms, model.config.model)  # before any text is read
   text_SxN = model.sequences(CALIBRATION, length, split="train")
   private, exact, found = fit(model, transforms, text_SxN, error, reveal=reveal, top_k=top_k)
   return Prepared(private, exact, ranges.check(found))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 from private.commands import needs_engine
-from private.models import ARCHITECTURES, logits_of, make, tokens_of
+from private.models import ARCHITECTURES, logits_of, make, slow_but, tokens_of
 from private.two_threads import both
 import pytest
 
@@ -87,9 +87,8 @@ def model_of(name):
 
 
 @needs_engine
-@pytest.mark.parametrize(
-  "name, keys", [("SM(t_i)+ScFuFFN", 2.5), ("SM(t_i)+ScFuFFN", 1.0), ("SM+LN+G", 2.5), ("SM+VRes+ScFuFFN(−1)", 2.5)]
-)
+@pytest.mark.parametrize("keys", [2.5, 1.0])
+@pytest.mark.parametrize("name", slow_but(["SM(t_i)+ScFuFFN"], ["SM(t_i)+ScFuFFN", "SM+LN+G", "SM+VRes+ScFuFFN(−1)"]))
 def test_a_prompt_and_its_tokens_by_material_for_a_longer_one(name, keys, monkeypatch):
   """Of the products of masks one fails, as the engine has them fail: it is made anew, and nobody sees it.
 

@@ -78,19 +78,25 @@ def test_a_client_takes_or_draws_a_token_from_what_is_revealed():
   rng, logits = np.random.default_rng(0), np.zeros((1, 41), np.float32)
   logits[0, 7] = 3.0
   argmax, top, whole = spec_of(reveal="argmax"), spec_of(reveal="top_k", top_k=3), spec_of(reveal="logits")
-  assert client._chosen(argmax, np.array([7], np.int32), 0.0, rng) == 7
+  chosen = lambda spec, opened, temperature: client._chosen(
+    spec, opened, rng, temperature=temperature, top_k=0, top_p=1.0
+  )
+  assert chosen(argmax, np.array([7], np.int32), 0.0) == 7
   three = np.array([[3.0, 2.5, 2.4], [7.0001, 3.9999, 21.0]], np.float32)  # in fixed point
-  assert client._chosen(top, three, 0.0, rng) == client._chosen(whole, logits, 0.0, rng) == 7
-  assert {client._chosen(top, three, 9.0, rng) for _ in range(99)} == {7, 4, 21}
-  assert len({client._chosen(whole, logits, 9.0, rng) for _ in range(99)}) > 20
+  assert chosen(top, three, 0.0) == chosen(whole, logits, 0.0) == 7
+  assert {chosen(top, three, 9.0) for _ in range(99)} == {7, 4, 21}
+  assert len({chosen(whole, logits, 9.0) for _ in range(99)}) > 20
   for wrong in (-1, 41, 2**31 - 1):
     with pytest.raises(PeerLost, match="no token"):
-      client._chosen(argmax, np.array([wrong], np.int32), 0.0, rng)
+      chosen(argmax, np.array([wrong], np.int32), 0.0)
 
 
 def test_a_temperature_needs_logits():
   for revealed in ({"reveal": "top_k", "top_k": 3}, {"reveal": "logits"}):
-    client._check_draws(0.8, spec_of(**revealed))
-  client._check_draws(0.0, spec_of(reveal="argmax"))
+    client._check_draws(0.8, 0, spec_of(**revealed))
+  client._check_draws(0.0, 0, spec_of(reveal="argmax"))
   with pytest.raises(UserError, match="--temperature=0.8 draws from logits, and this server reveals .*--reveal=top_k"):
-    client._check_draws(0.8, spec_of(reveal="argmax"))
+    client._check_draws(0.8, 0, spec_of(reveal="argmax"))
+  client._check_draws(0.8, 3, spec_of(reveal="top_k", top_k=3))
+  with pytest.raises(UserError, match="--top_k=4 draws from more than the 3 logits that this server reveals"):
+    client._check_draws(0.8, 4, spec_of(reveal="top_k", top_k=3))

@@ -79,6 +79,7 @@ def test_a_recorded_run_goes_to_its_own_row_alone():
     assert comparison.find_run([run], other, "ours") is None
 
 
+@pytest.mark.slow
 def test_engine_runs_stand_in_the_table(tmp_path):
   (tmp_path / "one.json").write_text(json.dumps(recorded(SCFUFFN, total_bytes=1.23e9)))
   text = audit_tables.text(comparison.compare(comparison.measured_runs([tmp_path])))
