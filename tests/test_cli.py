@@ -139,7 +139,7 @@ def test_nothing_slow_is_imported_to_check_a_study():
 
 
 # FILE:ARGUMENT, taken apart by the command; a checkpoint may be a name on the Hub.
-FILES_AND_MORE = ("config", "study", "function", "rules", "compare", "checkpoint")
+FILES_AND_MORE = ("config", "study", "function", "rules", "compare", "checkpoint", "model")
 
 
 @pytest.mark.parametrize(

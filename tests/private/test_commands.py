@@ -155,17 +155,22 @@ def test_the_audit_prints_and_writes_all(tmp_path):
   assert "error: --workdir=DIR is missing" in err
 
 
+OF_312 = 'import platform, sys; platform.python_version = "3.12.1".format; '
+OF_312 += 'platform.python_version_tuple = "3 12 1".split'
+
+
 def test_setup_of_the_engine_says_where_python_has_none(tmp_path):
   """pip would skip it and end well."""
   later = tmp_path / "python"
   later.write_text(f"""#!/bin/sh
-exec {sys.executable} -c 'import sys; sys.version_info = (3, 12, 1); exec(sys.argv[1])' "$2"
+exec {sys.executable} -c '{OF_312}; exec(sys.argv[1])' "$2"
 """)
   later.chmod(0o755)
   make = ["make", "--old-file=.venv/bin/python", "setup-private", f"PY={later}"]
   done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 2 and "pip" not in done.stdout
-  assert "error: the two-party engine has wheels for CPython 3.11 alone, and .venv has 3.12" in done.stderr
+  assert "error: the two-party engine has wheels for CPython 3.11 on Linux" in done.stderr
+  assert "and .venv is CPython 3.12.1 on " in done.stderr
 
 
 # Without the engine, and before anything is computed.
