@@ -40,7 +40,7 @@ def reached(params, c, tokens_SxN):
   x = p["token_embedding"][tokens_SxN] * (math.sqrt(D) if c.scale_embeddings else 1.0) + p["position_embedding"][:N]
   for l in range(c.num_layers):
     block, residual, variances = oracles._layer(p["blocks"], l), [np.abs(x).max()], [x.var(-1)]
-    h = oracles._layer_norm(x, block["ln_attn"])
+    h = oracles._layer_norm(x, block["ln_attn"], c.layer_norm_epsilon)
     q, k, v = (oracles._linear(h, block[name]).reshape(*h.shape[:2], H, D // H) for name in "qkv")
     scores = np.einsum("bthk,bshk->bhts", q, k) / math.sqrt(D // H)
     causal = np.tril(np.ones((N, N), bool))
@@ -48,7 +48,7 @@ def reached(params, c, tokens_SxN):
     x = x + oracles._linear(oracles.attention(q, k, v)[0].reshape(x.shape), block["o"])
     residual.append(np.abs(x).max())
     variances.append(x.var(-1))
-    up = oracles._linear(oracles._layer_norm(x, block["ln_ffn"]), block["up"])
+    up = oracles._linear(oracles._layer_norm(x, block["ln_ffn"], c.layer_norm_epsilon), block["up"])
     x = x + oracles._linear(oracles._activate(up, c), block["down"])
     variances = np.stack(variances)
     reads, scores = np.abs(up).max(), np.abs(np.where(causal, scores, 0)).max()
