@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-_UNDECODED = "\ufffd"  # what decoders write for a character that is not whole
+UNDECODED = "\ufffd"  # what decoders write for a character that is not whole
 _CONTEXT = 8  # tokens of the prompt that the first new one is decoded with: some tokens drop a space at the start
 
 
@@ -42,10 +42,10 @@ class TextStream:
   def _new(self, *, whole: bool) -> str:
     """The text of the tokens that have none yet; "" if that must be whole characters and is not."""
     before, text = self._decode(self._ids[: self._done]), self._decode(self._ids)
-    if whole and text.endswith(_UNDECODED):
+    if whole and text.endswith(UNDECODED):
       return ""
-    new = text[len(before.rstrip(_UNDECODED)) :]
-    if not before.endswith(_UNDECODED):  # else what is new begins within a character
+    new = text[len(before.rstrip(UNDECODED)) :]
+    if not before.endswith(UNDECODED):  # else what is new begins within a character
       self._ids = self._ids[self._done :]
     self._done = len(self._ids)
     return new

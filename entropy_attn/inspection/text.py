@@ -11,12 +11,12 @@ import sys
 import numpy as np
 
 from entropy_attn.data import decoding
+from entropy_attn.data.stream import UNDECODED
 from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
 
 STDIN = "-"
 _SAMPLE = 32  # sequences of a run's own text
-_UNDECODED = "\ufffd"  # what decoders write for a character that is not whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def strings(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
   ids, found, start, done = [int(i) for i in ids], [], 0, 0
   for end in range(1, len(ids) + 1):
     before, text = tokenizer.decode(ids[start:done]), tokenizer.decode(ids[start:end])
-    if text.endswith(_UNDECODED) and end < len(ids):
+    if text.endswith(UNDECODED) and end < len(ids):
       found.append("")
       continue
     found.append(text[len(before) :])

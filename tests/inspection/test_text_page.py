@@ -1,18 +1,16 @@
 """The page of a text in a real browser: every control by its role and name, and hostile text."""
 
-import os
 import re
-import shutil
 
 from axe_playwright_python.sync_playwright import Axe
 import numpy as np
-from playwright.sync_api import expect, sync_playwright
+from pages_in_chromium import SIZES, chromium, visitor
+from playwright.sync_api import expect
 import pytest
 
 from entropy_attn.inspection import tables, whole
 from entropy_attn.report.page import text_page
 
-SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 NASTY = (
   "</script><script>window.bad = 1</script><img src=x onerror='window.bad = 1'> <!-- & -->\n"
   "שלום עולם \u202eevil\u202c a\u200bb \ufeff👩‍👩‍👧 日本語\t\x07 $name ${data}\r\nend"
@@ -21,38 +19,14 @@ NASTY = (
 
 @pytest.fixture(scope="module")
 def browser():
-  """The system's Chromium, or the one that Playwright installed."""
-  found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-  sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium has none for root
-  with sync_playwright() as playwright:
-    chromium = playwright.chromium.launch(executable_path=found, args=sandbox)
-    yield chromium
-    chromium.close()
+  with chromium() as opened:
+    yield opened
 
 
 @pytest.fixture
 def visit(browser):
-  """Opens a page at a size and in a theme; at the end nothing may have gone wrong in it, or left it."""
-  wrong, contexts = [], []
-
-  def open_page(address, *, size="wide", theme="light", scripts=True):
-    width, height = SIZES[size]
-    context = browser.new_context(
-      viewport={"width": width, "height": height}, color_scheme=theme, java_script_enabled=scripts
-    )
-    contexts.append(context)
-    tab = context.new_page()
-    tab.set_default_timeout(60_000)
-    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("request", lambda request: request.url.startswith(("data:", address)) or wrong.append(request.url))
-    tab.goto(address)
-    return tab
-
-  yield open_page
-  for context in contexts:
-    context.close()
-  assert wrong == []
+  with visitor(browser) as open_page:
+    yield open_page
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,14 @@
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import threading
 
 from axe_playwright_python.sync_playwright import Axe
 import numpy as np
 from page_runs import record, write_run, write_study
-from playwright.sync_api import expect, sync_playwright
+from pages_in_chromium import PATIENCE, SIZES, chromium, visitor
+from playwright.sync_api import expect
 import pytest
 
 from entropy_attn.private.price import lines
@@ -18,50 +17,17 @@ from entropy_attn.report import tables
 from entropy_attn.report.page import data, page, price, watch
 from entropy_attn.run import metrics
 
-SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
-PATIENCE = 60_000  # ms
-
 
 @pytest.fixture(scope="module")
 def browser():
-  """The system's Chromium, or the one that Playwright installed."""
-  found = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-  sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium has none for root
-  with sync_playwright() as playwright:
-    chromium = playwright.chromium.launch(executable_path=found, args=sandbox)
-    yield chromium
-    chromium.close()
+  with chromium() as opened:
+    yield opened
 
 
 @pytest.fixture
 def visit(browser):
-  """Opens a page at a size and in a theme; at the end nothing may have gone wrong in it, or left it."""
-  wrong, contexts = [], []
-
-  def open_page(address, *, size="wide", theme="light", scripts=True, allow=()):
-    width, height = SIZES[size]
-    context = browser.new_context(
-      viewport={"width": width, "height": height},
-      color_scheme=theme,
-      java_script_enabled=scripts,
-      reduced_motion="reduce",
-    )
-    contexts.append(context)
-    tab = context.new_page()
-    tab.set_default_timeout(PATIENCE)
-    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    allowed = ("data:", address, *allow)
-    tab.on("request", lambda request: request.url.startswith(allowed) or wrong.append(request.url))
-    tab.goto(address)
-    if scripts:
-      tab.wait_for_function("document.querySelectorAll('#chart-loss svg, #chart-offline svg').length === 2")
-    return tab
-
-  yield open_page
-  for context in contexts:
-    context.close()
-  assert wrong == []
+  with visitor(browser, "document.querySelectorAll('#chart-loss svg, #chart-offline svg').length === 2") as open_page:
+    yield open_page
 
 
 @pytest.fixture(scope="module")
