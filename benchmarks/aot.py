@@ -29,7 +29,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from benchmarks.programs import gathered_in_attention, square_buffers
 from entropy_attn import config as config_lib
 from entropy_attn import sharding
-from entropy_attn.kernels import gpu, tpu
+from entropy_attn.kernels import Forward, gpu, tpu
 from entropy_attn.report import tables
 from entropy_attn.train_step import trace_train_step
 
@@ -97,18 +97,28 @@ def compile_traced(chip: str, traced) -> Compiled:
   )
 
 
-def attention(chip: str, B, T, H, G, K, dtype, *, backward, causal=True, keep=False, with_entropy=True) -> Compiled:
-  """The chip's kernel alone on one device; for its forward or its backward pass."""
+def attention(
+  chip: str, B, T, H, G, K, dtype, *, backward, keep=False, with_entropy=True, x64=False, **options
+) -> Compiled:
+  """The chip's kernel alone on one device; for its forward or its backward pass.
+
+  Args:
+    keep: with a mask of keys.
+    x64: under jax_enable_x64.
+    options: of the kernel: causal (True unless given), window, softcap.
+  """
+  options = {"causal": True} | options
   mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,), devices=devices(chip)[:1])
   a = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
   q, k, rows = a(dtype, B, T, H, K), a(dtype, B, T, G, K), a(jnp.float32, B, H, T)
   operands = (q, k, k, a(jnp.float32, H, T), a(jnp.bool_, B, T) if keep else None)
   if backward:
-    operands += (rows, q, rows, rows if with_entropy else None)
-    fn = functools.partial(KERNELS[chip].backward, causal=causal)
+    entropy, dentropy = (rows, rows) if with_entropy else (None, None)
+    operands += (Forward(q, entropy, rows, rows, None if dtype == "float32" else q, rows), q, dentropy)
+    fn = functools.partial(KERNELS[chip].backward, **options)
   else:
-    fn = functools.partial(KERNELS[chip].forward, causal=causal, with_entropy=with_entropy)
-  with jax.set_mesh(mesh):
+    fn = functools.partial(KERNELS[chip].forward, with_entropy=with_entropy, with_rest=True, **options)
+  with jax.set_mesh(mesh), jax.enable_x64(x64):
     return compile_traced(chip, jax.jit(fn).trace(*operands))
 
 
