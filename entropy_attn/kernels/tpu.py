@@ -8,6 +8,7 @@ along the lanes, stored densely as [B, H, 1, T], and a sum over keys adds whole 
 the GPU kernels (gpu.py), in natural logarithms; a tile's products are the same in all passes.
 """
 
+import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
@@ -108,8 +109,8 @@ def forward(
   columns = pl.BlockSpec((None, None, K, Q), lambda b, h, i, j: (b, h, 0, i))
   in_specs = [
     pl.BlockSpec((None, None, Q, K), lambda b, h, i, j: (b, h, i, 0)),
-    pl.BlockSpec((None, None, P, K), lambda b, h, i, j: (b, h // R, plan.nearest_keys(i, j), 0)),
-    pl.BlockSpec((None, None, K, P), lambda b, h, i, j: (b, h // R, 0, plan.nearest_keys(i, j))),
+    pl.BlockSpec((None, None, P, K), lambda b, h, i, j: (b, jax.lax.div(h, R), plan.nearest_keys(i, j), 0)),
+    pl.BlockSpec((None, None, K, P), lambda b, h, i, j: (b, jax.lax.div(h, R), 0, plan.nearest_keys(i, j))),
     pl.BlockSpec((None, 1, Q), lambda b, h, i, j: (h, 0, i)),
   ]
   if keep is not None:

@@ -176,7 +176,7 @@ def backward(
 
   prefix = "attention" if dentropy_BxHxT is None else "entropy_attention"
   statistic = ((B, H, 1, T_), jnp.float32)
-  of_query, of_key = lambda b, h, i, j: (b, h, i), lambda b, h, i, j: (b, h // R, plan.nearest_keys(i, j))
+  of_query, of_key = lambda b, h, i, j: (b, h, i), lambda b, h, i, j: (b, jax.lax.div(h, R), plan.nearest_keys(i, j))
   rows = pl.BlockSpec((None, None, 1, Q), lambda b, h, i, j: (b, h, 0, i))
   columns = pl.BlockSpec((None, None, K, Q), lambda b, h, i, j: (b, h, 0, i))
   by_queries = {"grid": (B, H, T_ // Q, S_ // P), "compiler_params": COMPILER_PARAMS, "interpret": interpret}
@@ -202,7 +202,7 @@ def backward(
     [to_columns(q_BxTxHxK, T_), to_columns(k_BxSxGxK, S_), *operands],
     in_specs=[
       columns,
-      pl.BlockSpec((None, None, K, P), lambda b, h, i, j: (b, h // R, 0, plan.nearest_keys(i, j))),
+      pl.BlockSpec((None, None, K, P), lambda b, h, i, j: (b, jax.lax.div(h, R), 0, plan.nearest_keys(i, j))),
       *specs(of_query, of_key, n_rows),
     ],
     out_specs=[columns, rows],
@@ -213,7 +213,7 @@ def backward(
 
   blocks = T_ // Q
   keys = pl.BlockSpec((None, None, P, K), lambda b, g, j, n: (b, g, j, 0))
-  query_block = lambda b, g, j, n: (b, g * R + n // blocks, plan.nearest_rows(jax.lax.rem(n, blocks), j))
+  query_block = lambda b, g, j, n: (b, g * R + jax.lax.div(n, blocks), plan.nearest_rows(jax.lax.rem(n, blocks), j))
   dk, dv = pallas.call(
     dkdv_kernel,
     [(k.shape, k.dtype), (v.shape, v.dtype)],

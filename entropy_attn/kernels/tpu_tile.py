@@ -78,9 +78,9 @@ class Plan:
 def _clip(block, start, count, before, after, size, whole):
   """The block of `size` nearest to `block` that start … start + count − 1 see, so far before and after themselves."""
   if before is not None:
-    block = jnp.maximum(block, jnp.maximum(start - before, 0) // size)
+    block = jnp.maximum(block, jax.lax.div(jnp.maximum(start - before, 0), size))
   if after is not None:
-    block = jnp.minimum(block, (start + count - 1 + after) // size)
+    block = jnp.minimum(block, jax.lax.div(start + count - 1 + after, size))
   return block if before is None and after is None else jnp.minimum(block, whole // size - 1)
 
 
