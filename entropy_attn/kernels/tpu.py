@@ -13,9 +13,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-from entropy_attn.kernels import Forward, pallas, tpu_tile
+from entropy_attn.kernels import Forward, pallas
 from entropy_attn.kernels.tpu_backward import backward
-from entropy_attn.kernels.tpu_tile import COMPILER_PARAMS, LOWEST, Plan, grow, nn, padded, to_columns, to_rows
+from entropy_attn.kernels.tpu_tile import COMPILER_PARAMS, LOWEST, Plan, grow, nn, padded, to_columns, to_rows, unscaled
 
 __all__ = ["backward", "forward", "unsupported"]
 
@@ -85,7 +85,7 @@ def forward(
 
     @pl.when(plan.reached(i, j))
     def _():
-      u_PxQ, gain = tpu_tile.unscaled(k_ref, q_ref, row_scale_ref, softcap)
+      u_PxQ, gain = unscaled(k_ref, q_ref, row_scale_ref, softcap)
       p_PxQ, z_PxQ, lower, shrink = grow(m_ref, u_PxQ, gain, plan.seen(i, j, keep_ref))
       if with_entropy:
         r_ref[...] = shrink * (r_ref[...] + lower * l_ref[...]) + jnp.sum(p_PxQ * z_PxQ, 0, keepdims=True)
@@ -136,8 +136,6 @@ def forward(
   )
   from_columns = lambda x: jnp.moveaxis(x, 3, 1)[:, :T]
   rest = from_columns(results.pop()) if with_rest else None
-  unscaled, log_sum, *entropy = (x[:, :, 0, :T] for x in results)
-  gain_HxT = jnp.abs(row_scale_HxT) if softcap is None else softcap
-  return Forward(
-    from_columns(out_t), entropy[0] if with_entropy else None, gain_HxT * unscaled, log_sum, rest, unscaled
-  )
+  peak, log_sum, *entropy = (x[:, :, 0, :T] for x in results)
+  gain_HxT = jnp.abs(row_scale_HxT)[None] if softcap is None else softcap
+  return Forward(from_columns(out_t), entropy[0] if with_entropy else None, gain_HxT * peak, log_sum, rest, peak)
