@@ -60,7 +60,7 @@ def backward(
   if 0 in (B, T, H, S):
     return pallas.no_gradients(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK)
   R = H // G
-  tile = tiles(q_BxTxHxK.dtype, K)
+  tile = tiles(q_BxTxHxK.dtype, K, softcap)
   precision = precision_of(q_BxTxHxK.dtype, interpret)
   dq_tile, dkdv_tile = tile["dq"], tile["dkdv"]
   left, right = pallas.band(causal, window, T, S)
@@ -81,13 +81,12 @@ def backward(
     tensors = list(refs[:n_operands])
     return tensors + [None] * (keep is None), refs[n_operands:]
 
-  def weights(x, factor, gain, largest, log_sum, seen, near=0.0):
-    """p, log2 p, and u of products x; what is as near to the largest as `near` is the largest."""
-    u = unscaled(x, factor, softcap)
+  def weights(u, gain, largest, log_sum, seen, near=None):
+    """p and log2 p; whatever is as near to the largest as `near` is the largest."""
     below = u - largest
-    below = jnp.minimum(below, 0.0) if isinstance(near, float) else jnp.where(below > -near, 0.0, below)
+    below = jnp.minimum(below, 0.0) if near is None else jnp.where(below > -near, 0.0, below)
     z = where(seen, jnp.maximum(below * gain - log_sum, LEAST), LEAST)
-    return jnp.exp2(z), z, u
+    return jnp.exp2(z), z
 
   def rows_kernel(*refs):
     """The row terms that the next kernels read, from the same products."""
@@ -126,25 +125,40 @@ def backward(
     q_QxK, dout_QxK = q_ref[...], dout_ref[...]
     row_scale_Q = row_scale_ref[...]
     factor_Q, gain_Q = factor_and_gain(row_scale_Q, softcap)
+    middle_ref = None if exact else rows.pop()
     largest_Q, log_sum_Q, delta_Q, *dentropy_Q = (ref[...] for ref in rows)
 
-    def step(j, dq_QxK, edge):
+    def step(j, sums, edge):
+      dq_QxK, excess_Q, drow_scale_Q = sums
       keys = pl.ds(j * P, P)
       k_PxK = k_ref[keys, :]
       seen_QxP = seen_of(i * Q, j * P, (Q, P), 0, left if edge else None, right if edge else None, keep_ref, keys)
-      of_rows = (x[:, None] for x in (factor_Q, gain_Q, largest_Q, log_sum_Q))
-      p_QxP, z_QxP, u_QxP = weights(scores(q_QxK, k_PxK, precision), *of_rows, seen_QxP)
+      x_QxP = scores(q_QxK, k_PxK, precision)
+      u_QxP = unscaled(x_QxP, factor_Q[:, None], softcap)
+      p_QxP, z_QxP = weights(u_QxP, gain_Q[:, None], largest_Q[:, None], log_sum_Q[:, None], seen_QxP)
       ds_QxP = scores(dout_QxK, v_ref[keys, :], precision) - delta_Q[:, None]
       if dentropy_Q:
         ds_QxP -= dentropy_Q[0][:, None] * z_QxP
       ds_QxP = through_cap(p_QxP * ds_QxP, u_QxP, softcap)
-      return dq_QxK + product(ds_QxP.astype(k_PxK.dtype), k_PxK, precision)
+      rounded_QxP = ds_QxP.astype(k_PxK.dtype)
+      if not exact:
+        wide_QxP = rounded_QxP.astype(jnp.float32)
+        excess_Q += jnp.sum(wide_QxP if softcap is None else wide_QxP - ds_QxP, axis=1)
+        x_QxP = u_QxP - largest_Q[:, None] if softcap is None else x_QxP  # by one figure a row less: ds sum to zero
+        drow_scale_Q += jnp.sum(ds_QxP * jnp.clip(x_QxP, LOWEST, -LOWEST), axis=1)
+      return dq_QxK + product(rounded_QxP, k_PxK, precision), excess_Q, drow_scale_Q
 
-    dq_QxK = over_keys(step, jnp.zeros((Q, K_), jnp.float32), i, Q, P, S_ // P, left, right)
-    if not exact:
-      dq_QxK = jnp.where(log_sum_Q[:, None] == 0, 0.0, dq_QxK)
+    zeros_Q = jnp.zeros((Q,), jnp.float32)
+    sums = jnp.zeros((Q, K_), jnp.float32), zeros_Q, zeros_Q
+    dq_QxK, excess_Q, drow_scale_Q = over_keys(step, sums, i, Q, P, S_ // P, left, right)
+    if exact:
+      drow_scale_Q = jnp.sum(dq_QxK * q_QxK, axis=1)
+    else:
+      several_Q = log_sum_Q != 0
+      dq_QxK = jnp.where(several_Q[:, None], dq_QxK - excess_Q[:, None] * middle_ref[...][None], 0.0)
+      drow_scale_Q = jnp.where(several_Q, drow_scale_Q if softcap is not None else drow_scale_Q * factor_Q, 0.0)
     dq_ref[...] = (dq_QxK * row_scale_Q[:, None]).astype(dq_ref.dtype)
-    drow_scale_ref[...] = jnp.sum(dq_QxK * q_QxK.astype(jnp.float32), axis=1)
+    drow_scale_ref[...] = drow_scale_Q
 
   def dkdv_kernel(*refs):
     Q, P = dkdv_tile.Q, dkdv_tile.P
@@ -164,10 +178,11 @@ def backward(
       largest_Q, log_sum_Q, delta_Q, *dentropy_Q = (ref[h, here] for ref in rows)
       scale_Q = row_scale_Q if exact else jnp.where(log_sum_Q == 0, 0.0, row_scale_Q)
       seen_PxQ = seen_of(i * Q, j * P, (P, Q), 1, left, right, keep_ref, slice(None))
-      of_rows = (x[None] for x in (*factor_and_gain(row_scale_Q, softcap), largest_Q, log_sum_Q))
-      # Their products are those of the rows' kernel, but of three in another order.
-      near = jnp.abs(largest_Q)[None] * _NEAR if exact else 0.0
-      p_PxQ, z_PxQ, u_PxQ = weights(scores(k_PxK, q_QxK, precision), *of_rows, seen_PxQ, near)
+      factor_Q, gain_Q = factor_and_gain(row_scale_Q, softcap)
+      u_PxQ = unscaled(scores(k_PxK, q_QxK, precision), factor_Q[None], softcap)
+      # These products are those of the rows' kernel, but each of float32 is three, in another order.
+      near = jnp.abs(largest_Q)[None] * _NEAR if exact else None
+      p_PxQ, z_PxQ = weights(u_PxQ, gain_Q[None], largest_Q[None], log_sum_Q[None], seen_PxQ, near)
       ds_PxQ = scores(v_PxK, dout_QxK, precision) - delta_Q[None]
       if dentropy_Q:
         ds_PxQ -= dentropy_Q[0][None] * z_PxQ
@@ -215,11 +230,14 @@ def backward(
     statistics = [pad(x, (B, H, T_)) for x in (forward.unscaled_BxHxT, forward.log_sum_BxHxT * LOG2E, delta_BxHxT)]
   operands += [*statistics, *dentropies]
   n_rows = len(statistics) + len(dentropies)
+  middle = [] if exact else [pad(pallas.middle(k_BxSxGxK, keep_BxS), (B, G, K_))]
   dq, drow_scale = pallas.call(
     dq_kernel,
     [(q.shape, q.dtype), statistic],
-    operands,
-    in_specs=in_specs + [rows] * n_rows,
+    operands + middle,
+    in_specs=in_specs
+    + [rows] * n_rows
+    + [pl.BlockSpec((None, None, K_), lambda i, b, h: (b, h // R, 0))] * len(middle),
     out_specs=[queries, rows],
     name=f"{prefix}_dq",
     **by_queries,

@@ -38,10 +38,16 @@ _TILES = {
 }
 
 
-def tiles(dtype, K: int) -> dict[str, Tile] | None:
+_CAPPED = {(2, 64): Tile(32, 128, 8, 2), (4, 64): Tile(16, 64, 8, 1)}  # dkdv with a soft cap, which takes registers
+
+
+def tiles(dtype, K: int, softcap: float | None = None) -> dict[str, Tile] | None:
   """The tile of each kernel, forward, dq (and of its row terms) and dkdv; None if the width is too large."""
   size = jnp.dtype(dtype).itemsize
-  return next((_TILES[size, widest] for widest in (64, 128, 256) if K <= widest and (size, widest) in _TILES), None)
+  kind = next(((size, widest) for widest in (64, 128, 256) if K <= widest and (size, widest) in _TILES), None)
+  if kind is None or softcap is None or kind not in _CAPPED:
+    return _TILES.get(kind)
+  return _TILES[kind] | {"dkdv": _CAPPED[kind]}
 
 
 def over_keys(step, carry, i, Q, P, blocks, left, right):

@@ -80,3 +80,18 @@ def row_term(forward: Forward, dout_BxTxHxK, dentropy_BxHxT):
     out_BxTxHxK += forward.rest_BxTxHxK.astype(jnp.float32)
   delta_BxHxT = jnp.swapaxes(jnp.sum(dout_BxTxHxK.astype(jnp.float32) * out_BxTxHxK, axis=-1), 1, 2)
   return delta_BxHxT if dentropy_BxHxT is None else delta_BxHxT + dentropy_BxHxT * forward.entropy_BxHxT
+
+
+def middle(k_BxSxGxK, keep_BxS):
+  """The mean of the keys that may be attended, float32 [B, G, K]; 0 where it is not finite.
+
+  A row's ds sum to zero, so that sum_j ds_j k_j = sum_j ds_j (k_j − c) with any c: c times the sum of the rounded ds,
+  taken from the sum of their products, leaves rounding nothing to multiply of what the keys have in common.
+  """
+  k_BxSxGxK = k_BxSxGxK.astype(jnp.float32)
+  if keep_BxS is None:
+    mean_BxGxK = jnp.mean(k_BxSxGxK, axis=1)
+  else:
+    kept_BxSxGxK = jnp.where(keep_BxS[:, :, None, None], k_BxSxGxK, 0)
+    mean_BxGxK = jnp.sum(kept_BxSxGxK, axis=1) / jnp.maximum(jnp.sum(keep_BxS, axis=1), 1)[:, None, None]
+  return jnp.where(jnp.isfinite(mean_BxGxK), mean_BxGxK, 0)

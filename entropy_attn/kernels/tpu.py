@@ -15,7 +15,18 @@ import jax.numpy as jnp
 
 from entropy_attn.kernels import Forward, pallas
 from entropy_attn.kernels.tpu_backward import backward
-from entropy_attn.kernels.tpu_tile import COMPILER_PARAMS, LOWEST, Plan, grow, nn, padded, to_columns, to_rows, unscaled
+from entropy_attn.kernels.tpu_tile import (
+  COMPILER_PARAMS,
+  LOWEST,
+  Plan,
+  grow,
+  nn,
+  nt,
+  padded,
+  to_columns,
+  to_rows,
+  unscaled,
+)
 
 __all__ = ["backward", "forward", "unsupported"]
 
@@ -85,7 +96,7 @@ def forward(
 
     @pl.when(plan.reached(i, j))
     def _():
-      u_PxQ, gain = unscaled(k_ref, q_ref, row_scale_ref, softcap)
+      u_PxQ, gain = unscaled(nt(k_ref[...], q_ref[...]), row_scale_ref[...], softcap)
       p_PxQ, z_PxQ, lower, shrink = grow(m_ref, u_PxQ, gain, plan.seen(i, j, keep_ref))
       if with_entropy:
         r_ref[...] = shrink * (r_ref[...] + lower * l_ref[...]) + jnp.sum(p_PxQ * z_PxQ, 0, keepdims=True)

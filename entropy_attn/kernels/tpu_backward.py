@@ -82,7 +82,7 @@ def backward(
 
     @pl.when(plan.reached(i, j))
     def _():
-      u_PxQ, gain = unscaled(k_ref, q_ref, row_scale_ref, softcap)
+      u_PxQ, gain = unscaled(nt(k_ref[...], q_ref[...]), row_scale_ref[...], softcap)
       p_PxQ, z_PxQ, lower, shrink = grow(m_ref, u_PxQ, gain, plan.seen(i, j, keep_ref))
       e_PxQ = nt(v_ref[...], dout_ref[...])
       total = total_ref[...]
@@ -102,41 +102,53 @@ def backward(
       delta_ref[...] = total_ref[...] / some + (dentropy[0][...] * log_sum if dentropy else 0.0)
 
   def gradients(i, j, operands, rows):
-    """p and ds of a tile, [P, Q] float32; its row scale and log_sum."""
+    """p and ds of a tile, [P, Q] float32, and what ds times it, summed over keys, is the row scale's gradient."""
     q_ref, k_ref, v_ref, dout_ref, row_scale_ref, keep_ref = operands
     largest, log_sum, delta, *dentropy = (ref[...] for ref in rows)
-    u_PxQ, gain = unscaled(k_ref, q_ref, row_scale_ref, softcap)
-    below_PxQ = jnp.minimum(u_PxQ - largest, 0.0)
-    z_PxQ = where(plan.seen(i, j, keep_ref), jnp.maximum(below_PxQ * gain - log_sum, LEAST), LEAST)
+    x_PxQ = nt(k_ref[...], q_ref[...])
+    u_PxQ, gain = unscaled(x_PxQ, row_scale_ref[...], softcap)
+    z_PxQ = jnp.maximum(jnp.minimum(u_PxQ - largest, 0.0) * gain - log_sum, LEAST)
+    z_PxQ = where(plan.seen(i, j, keep_ref), z_PxQ, LEAST)
     p_PxQ = jnp.exp(z_PxQ)
     ds_PxQ = nt(v_ref[...], dout_ref[...]) - delta
     if dentropy:
       ds_PxQ -= dentropy[0] * z_PxQ
     ds_PxQ = p_PxQ * ds_PxQ
-    return p_PxQ, ds_PxQ if softcap is None else ds_PxQ * (1.0 - u_PxQ * u_PxQ)
+    if softcap is not None:
+      return p_PxQ, ds_PxQ * (1.0 - u_PxQ * u_PxQ), x_PxQ
+    # By one figure a row less, for ds sum to zero.
+    return p_PxQ, ds_PxQ, (u_PxQ - largest) * jnp.where(row_scale_ref[...] < 0, -1.0, 1.0)
 
   def of_several_keys(x, log_sum_ref):
     return x if exact else jnp.where(log_sum_ref[...] == 0, 0.0, x)
 
-  def dq_kernel(q_t_ref, k_t_ref, *refs):
-    operands, (*rows, dq_t_ref, drow_scale_ref, sum_ref) = split(refs)
+  def dq_kernel(k_t_ref, *refs):
+    operands, refs = split(refs)
+    *rows, middle_ref, dq_t_ref, drow_scale_ref, sum_ref, excess_ref, drow_sum_ref = refs
     i, j = pl.program_id(2), pl.program_id(3)
 
     @pl.when(j == 0)
     def _():
       sum_ref[...] = jnp.zeros_like(sum_ref)
+      excess_ref[...] = jnp.zeros_like(excess_ref)
+      drow_sum_ref[...] = jnp.zeros_like(drow_sum_ref)
 
     @pl.when(plan.reached(i, j))
     def _():
-      _, ds_PxQ = gradients(i, j, operands, rows)
-      sum_ref[...] += nn(k_t_ref[...], ds_PxQ.astype(k_t_ref.dtype))
+      _, ds_PxQ, x_PxQ = gradients(i, j, operands, rows)
+      rounded_PxQ = ds_PxQ.astype(k_t_ref.dtype)
+      sum_ref[...] += nn(k_t_ref[...], rounded_PxQ)
+      excess_PxQ = rounded_PxQ.astype(jnp.float32)
+      excess_PxQ = excess_PxQ if softcap is None else excess_PxQ - ds_PxQ
+      excess_ref[...] += jnp.sum(excess_PxQ, axis=0, keepdims=True)
+      drow_sum_ref[...] += jnp.sum(ds_PxQ * jnp.clip(x_PxQ, LOWEST, -LOWEST), axis=0, keepdims=True)
 
     @pl.when(j == S_ // P - 1)
     def _():
       row_scale_ref = operands[4]
-      total = of_several_keys(sum_ref[...], rows[1])
-      dq_t_ref[...] = (total * row_scale_ref[...]).astype(dq_t_ref.dtype)
-      drow_scale_ref[...] = jnp.sum(total * q_t_ref[...].astype(jnp.float32), axis=0, keepdims=True)
+      dq_t = of_several_keys(sum_ref[...] - middle_ref[...] * excess_ref[...], rows[1])
+      dq_t_ref[...] = (dq_t * row_scale_ref[...]).astype(dq_t_ref.dtype)
+      drow_scale_ref[...] = of_several_keys(drow_sum_ref[...], rows[1])
 
   def dkdv_kernel(*refs):
     operands, (*rows, dk_ref, dv_ref, dk_sum_ref, dv_sum_ref) = split(refs)
@@ -151,7 +163,7 @@ def backward(
     @pl.when(plan.reached(i, j))
     def _():
       q_ref, _, _, dout_ref, row_scale_ref, _ = operands
-      p_PxQ, ds_PxQ = gradients(i, j, operands, rows)
+      p_PxQ, ds_PxQ, _ = gradients(i, j, operands, rows)
       dv_sum_ref[...] += nn(p_PxQ.astype(dout_ref.dtype), dout_ref[...])
       ds_PxQ *= of_several_keys(row_scale_ref[...], rows[1])
       dk_sum_ref[...] += nn(ds_PxQ.astype(q_ref.dtype), q_ref[...])
@@ -199,14 +211,14 @@ def backward(
   dq_t, drow_scale = pallas.call(
     dq_kernel,
     [((B, H, K, T_), q.dtype), statistic],
-    [to_columns(q_BxTxHxK, T_), to_columns(k_BxSxGxK, S_), *operands],
+    [to_columns(k_BxSxGxK, S_), *operands, pallas.middle(k_BxSxGxK, keep_BxS)[..., None]],
     in_specs=[
-      columns,
       pl.BlockSpec((None, None, K, P), lambda b, h, i, j: (b, jax.lax.div(h, R), 0, plan.nearest_keys(i, j))),
       *specs(of_query, of_key, n_rows),
+      pl.BlockSpec((None, None, K, 1), lambda b, h, i, j: (b, jax.lax.div(h, R), 0, 0)),
     ],
     out_specs=[columns, rows],
-    scratch_shapes=[pltpu.VMEM((K, Q), jnp.float32)],
+    scratch_shapes=[pltpu.VMEM((K, Q), jnp.float32)] + [pltpu.VMEM((1, Q), jnp.float32)] * 2,
     name=f"{prefix}_dq",
     **by_queries,
   )

@@ -84,12 +84,11 @@ def _clip(block, start, count, before, after, size, whole):
   return block if before is None and after is None else jnp.minimum(block, whole // size - 1)
 
 
-def unscaled(k_ref, q_ref, row_scale_ref, softcap):
-  """u [P, Q] and gain [1, Q] of the logits gain u, with gain positive: products, or their hyperbolic tangent."""
-  products_PxQ, row_scale = nt(k_ref[...], q_ref[...]), row_scale_ref[...]
+def unscaled(x_PxQ, row_scale, softcap):
+  """u and gain [1, Q], positive, of the logits gain u of products x: u is ± x, or a hyperbolic tangent."""
   if softcap is None:
-    return products_PxQ * jnp.where(row_scale < 0, -1.0, 1.0), jnp.abs(row_scale)
-  return jnp.tanh(products_PxQ * (row_scale / softcap)), jnp.full_like(row_scale, softcap)
+    return x_PxQ * jnp.where(row_scale < 0, -1.0, 1.0), jnp.abs(row_scale)
+  return jnp.tanh(x_PxQ * (row_scale / softcap)), jnp.full_like(row_scale, softcap)
 
 
 def grow(m_ref, u_PxQ, gain, seen_PxQ):
