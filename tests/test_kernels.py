@@ -123,7 +123,7 @@ SHAPES = st.sampled_from(
 @example(shape=(2, 1, 200, 4, 2, 16), causal=False, keep=True, log_t=0.0, seed=2)  # a query of one row
 def test_equals_the_float64_reference(name, shape, causal, keep, log_t, seed):
   # A cold softmax multiplies the rounding of its logits: the tolerance grows with them.
-  tolerance = 4e-5 * max(1, 10**-log_t)
+  tolerance = 4e-6 * max(1, 10**-log_t)
   assert_equal(name, inputs(seed, *shape, log_t=log_t, keep=keep), causal, tolerance)
 
 
