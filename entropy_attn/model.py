@@ -149,10 +149,10 @@ class GPT(nn.Module):
     x_BxTxD = jnp.take(embedding_VxD, tokens_BxT, axis=0)
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
-    position_TxD = _rows(self.position_embedding, T, cache)
+    position_BxTxD = _rows(self.position_embedding, T, cache)[None]
     if positions_BxT is not None:
-      position_TxD = jnp.take(self.position_embedding, positions_BxT, axis=0, mode="fill")
-    x_BxTxD = self.dropout(x_BxTxD + position_TxD, deterministic=not train)
+      position_BxTxD = jnp.take(self.position_embedding, positions_BxT, axis=0, mode="fill")
+    x_BxTxD = self.dropout(x_BxTxD + position_BxTxD, deterministic=not train)
     x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
     x_BxTxD, out = self.through_blocks(x_BxTxD, mask_BxT, cache)
     return self.ln_f(x_BxTxD), out
