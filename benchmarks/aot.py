@@ -29,7 +29,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from benchmarks.programs import gathered_in_attention, square_buffers
 from entropy_attn import config as config_lib
 from entropy_attn import sharding
-from entropy_attn.kernels import gpu, tpu
+from entropy_attn.kernels import Forward, gpu, tpu
 from entropy_attn.report import tables
 from entropy_attn.train_step import trace_train_step
 
@@ -104,7 +104,8 @@ def attention(chip: str, B, T, H, G, K, dtype, *, backward, causal=True, keep=Fa
   q, k, rows = a(dtype, B, T, H, K), a(dtype, B, T, G, K), a(jnp.float32, B, H, T)
   operands = (q, k, k, a(jnp.float32, H, T), a(jnp.bool_, B, T) if keep else None)
   if backward:
-    operands += (rows, q, rows, rows if with_entropy else None)
+    entropy = rows if with_entropy else None
+    operands += (Forward(q, entropy, rows, rows, q if dtype != jnp.float32 else None), q, entropy)
     fn = functools.partial(KERNELS[chip].backward, causal=causal)
   else:
     fn = functools.partial(KERNELS[chip].forward, causal=causal, with_entropy=with_entropy)

@@ -252,14 +252,14 @@ class Block(nn.Module):
     if c.value_residual == "fixed":
       first_BxTxHxK = jnp.where(layer == 0, v_BxTxHxK, first_BxTxHxK)
       v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
-    arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
+    arrays = {"query": q_BxTxHxK, "key": k_BxTxHxK, "value": v_BxTxHxK}
     arrays["scale"] = jnp.asarray(sizes.score_scale(c, layer), jnp.float32)
     axes: list[tuple[str | None, ...]] = [*[_HEADS] * 3, ()]
     causal, new = True, {}
     if cache is not None:
       new = {"keys": k_BxTxHxK, "values": v_BxTxHxK}
     if cache is not None and cache.keys.shape[1]:  # of one without room all are new
-      arrays["k_BxSxHxK"], arrays["v_BxSxHxK"], arrays["mask"] = cache.joined(k_BxTxHxK, v_BxTxHxK)
+      arrays["key"], arrays["value"], arrays["mask"] = cache.joined(k_BxTxHxK, v_BxTxHxK)
       axes, causal = [*axes, (None,) * 4], False
     if c.temperature != "none":
       arrays["temperature"] = self.temperature(T, cache)
@@ -267,7 +267,7 @@ class Block(nn.Module):
     if mask_BxT is not None:
       arrays["mask"] = mask_BxT[:, None, None, :]
       axes.append(("batch", None, None, "length"))
-    attention = functools.partial(dot_product_attention, causal=causal, implementation=c.attention)
+    attention = functools.partial(dot_product_attention, is_causal=causal, implementation=c.attention)
     out_BxTxHxK, entropy_BxTxH = sharding.per_shard(
       lambda *parts: attention(**dict(zip(arrays, parts, strict=True))),
       axes,

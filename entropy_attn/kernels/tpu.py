@@ -15,6 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
+from entropy_attn.kernels import Forward
+
 _MASKED = -1e20  # finite: its weight is exactly 0, and 0 times it too
 _LEAST_MAX = -5e19  # above _MASKED, so that a row without keys weighs nothing
 _LANES = 128
@@ -35,7 +37,14 @@ def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK) -> str | None:
   return None
 
 
-def forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, *, causal, with_entropy=True, interpret=False):
+def forward(q, k, v, row_scale_HxT, keep_BxS, *, window=None, softcap=None, with_rest=False, **options):
+  assert window is None and softcap is None
+  out, entropy, lse = _forward(q, k, v, row_scale_HxT, keep_BxS, **options)
+  rest = jnp.zeros_like(out) if with_rest and out.dtype != jnp.float32 else None
+  return Forward(out, entropy, lse, jnp.zeros_like(lse), rest)
+
+
+def _forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, *, causal, with_entropy=True, interpret=False):
   """Attention with logits row_scale_i q_i·k_j.
 
   Args:
@@ -121,7 +130,15 @@ def forward(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, row_scale_HxT, keep_BxS, *, causal,
   return out_BxTxHxK, entropy[0][:, :, 0, :T] if with_entropy else None, lse[:, :, 0, :T]
 
 
-def backward(
+def backward(q, k, v, row_scale_HxT, keep_BxS, forward, dout, dentropy, *, window=None, softcap=None, **options):
+  assert window is None and softcap is None
+  lse = forward.largest_BxHxT + forward.log_sum_BxHxT
+  dout_out = jnp.sum(dout.astype(lse.dtype) * forward.out_BxTxHxK.astype(lse.dtype), axis=-1)
+  delta = jnp.swapaxes(dout_out, 1, 2) + (0 if dentropy is None else dentropy * forward.entropy_BxHxT)
+  return _backward(q, k, v, row_scale_HxT, keep_BxS, lse, dout, delta, dentropy, **options)
+
+
+def _backward(
   q_BxTxHxK,
   k_BxSxGxK,
   v_BxSxGxK,
