@@ -80,7 +80,7 @@ def attention(implementation, dtype=jnp.float32, causal=True, masked=False):
 
   def fn(q, k, v, temperature, *keep):
     return dot_product_attention(
-      q, k, v, temperature=temperature, causal=causal, mask=keep[0] if keep else None, implementation=implementation
+      q, k, v, temperature=temperature, is_causal=causal, mask=keep[0] if keep else None, implementation=implementation
     )
 
   axes = ("BTHK", "BSHK", "BSHK", "HT")
@@ -99,10 +99,10 @@ def kernel(module, dtype=jnp.float32):
 
   def fn(q, k, v, row_scale, dout, dentropy):
     options = {"causal": True, "interpret": True}
-    out, value, lse = module.forward(q, k, v, row_scale, None, **options)
-    delta = jnp.swapaxes(jnp.sum(dout.astype(lse.dtype) * out.astype(lse.dtype), axis=-1), 1, 2) + dentropy * value
-    dq, dk, dv, drow_scale = module.backward(q, k, v, row_scale, None, lse, dout, delta, dentropy, **options)
-    return out, value, dq, dk, dv, drow_scale
+    forward = module.forward(q, k, v, row_scale, None, with_rest=True, **options)
+    return forward.out_BxTxHxK, forward.entropy_BxHxT, *module.backward(
+      q, k, v, row_scale, None, forward, dout, dentropy, **options
+    )
 
   axes = ("BTHK", "BSHK", "BSHK", "HT", "BTHK", "BHT")
   dtypes = (dtype, dtype, dtype, jnp.float32, dtype, jnp.float32)

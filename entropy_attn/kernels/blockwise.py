@@ -7,6 +7,7 @@ head, K head width; C chunks of N pairs of a sequence and a key head; M = R Q qu
 import jax
 import jax.numpy as jnp
 
+from entropy_attn import parts
 from entropy_attn.kernels import Forward
 from entropy_attn.kernels.plan import Plan
 
@@ -111,14 +112,14 @@ def backward(
   """
   del forward
   plan = Plan.of(q_BxTxHxK, k_BxSxGxK, causal, window)
-  wide = row_scale_HxT.dtype
+  zeros = lambda shape: parts.alike(jnp.zeros(shape, row_scale_HxT.dtype), q_BxTxHxK)[0]
 
   # The logits lie transposed, keys before rows: so each of the five products is one of untransposed matrices.
   def chunk(dbias, operands):
     pairs_N, queries, dentropy, k_NxSxK, v_NxSxV = operands
     tables = [x if x is None else plan.of_pairs(x, pairs_N) for x in (keep, bias)]
-    sums = [jnp.zeros(x.shape, wide) for x in (k_NxSxK, v_NxSxV, *([] if bias is None else [tables[1]]))]
-    parts = []
+    sums = [zeros(x.shape) for x in (k_NxSxK, v_NxSxV, *([] if bias is None else [tables[1]]))]
+    dq_parts = []
     for span in plan.spans:
 
       def block(sums, i, span=span):
@@ -144,16 +145,16 @@ def backward(
         return sums, _dot("NKW,NWM->NKM", jnp.swapaxes(k, 1, 2), ds)
 
       sums, dq = jax.lax.scan(block, sums, span.first + jnp.arange(span.count))
-      parts.append(plan.join(jnp.swapaxes(dq, 2, 3)))
+      dq_parts.append(plan.join(jnp.swapaxes(dq, 2, 3)))
     if bias is not None:
       dbias = dbias.at[plan.indices(pairs_N[: len(sums[2])], bias.shape[0], bias.shape[1])].add(sums.pop())
-    return dbias, (jnp.concatenate(parts, axis=2), *sums)
+    return dbias, (jnp.concatenate(dq_parts, axis=2), *sums)
 
   dbias = None
   if bias is not None:
     b, h, t, S = bias.shape
     heads = (1, 1) if h == 1 else (plan.G, plan.R)
-    dbias = jnp.zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S), wide)
+    dbias = zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S))
   queries = tuple(map(plan.queries, (_scaled(q_BxTxHxK, row_scale_HxT), dout_BxTxHxK)))
   dentropy = None if dentropy_BxHxT is None else plan.rows(dentropy_BxHxT)
   dbias, (dq, dk, dv) = jax.lax.scan(
