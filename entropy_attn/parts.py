@@ -45,7 +45,7 @@ def on_each(fn, in_axes: tuple[str, ...], out_axes: tuple[str, ...], cut: str, *
     return fn(*arrays)
 
   def in_spec(x, axes):
-    return None if x is None else PartitionSpec(*(places.get(a) if n > 1 else None for a, n in zip(axes, x.shape)))
+    return None if x is None else PartitionSpec(*(places.get(a) if n != 1 else None for a, n in zip(axes, x.shape)))
 
   def added_up(x, axes):
     names = tuple(name for letter, names in places.items() if letter not in axes for name in names)
@@ -67,7 +67,7 @@ def _place(letter, mesh, given) -> tuple[str, ...]:
   """The mesh axes that cut the axes of a letter."""
   found, sizes = (), []
   for x, axes in given:
-    if letter in axes and x.shape[axes.index(letter)] > 1:
+    if letter in axes and x.shape[axes.index(letter)] != 1:
       here = jax.typeof(x).sharding.spec
       names = here[axes.index(letter)] if len(here) else None
       found = found or ((names,) if isinstance(names, str) else tuple(names or ()))

@@ -214,7 +214,7 @@ def _added(plan, sum_, x, i, start):
   if x.ndim == 3:
     places = (0, start, 0)
   else:
-    places = (0, 0, i * plan.Q if sum_.shape[2] > 1 else 0, start)
+    places = (0, 0, i * plan.Q if sum_.shape[2] != 1 else 0, start)
   before = jax.lax.dynamic_slice(sum_, places, x.shape)
   return jax.lax.dynamic_update_slice(sum_, before + x, places)
 

@@ -113,6 +113,8 @@ def choose(implementation, q, k, v, keep, bias) -> str:
     reason = f"a mask of shape {keep.shape}, with an axis of heads or queries"
   if bias is not None:
     reason = "a bias"
+  if not all(isinstance(n, int) for n in (*q.shape, *k.shape)):
+    reason = "symbolic sizes"
   if reason:
     _warn_once(f"attention: implementation={implementation!r} cannot take {reason}; 'blockwise' takes its place")
     return "blockwise"
