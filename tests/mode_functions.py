@@ -21,7 +21,7 @@ from entropy_attn.model import GPT
 from entropy_attn.train_step import init_state, make_train_step
 
 SIZES = {"B": 2, "T": 24, "S": 24, "H": 2, "K": 8, "L": 2, "D": 8, "V": 16}
-TOGETHER = "+"  # before the letters of a result that is a sum or a mean over the batch, as its `Function.whole` says
+TOGETHER = {"+": jax.lax.psum, "/": jax.lax.pmean}  # before the letters of a sum, or of a mean, over the batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Function:
     arrays: its arguments; a tree of arrays counts as one.
     axes: the letters of each argument's axes; of a tree "".
     outs: the letters of each result's axes.
-    whole: what makes one result of those of the parts of a batch, lax.psum or lax.pmean.
     differentiable: False: `fn` has the gradients among its results.
   """
 
@@ -41,7 +40,6 @@ class Function:
   arrays: tuple[Any, ...]
   axes: tuple[str, ...]
   outs: tuple[str, ...]
-  whole: Callable = jax.lax.psum
   differentiable: bool = True
 
   def cotangents(self):
@@ -122,12 +120,12 @@ def penalty(**options):
     return (entropy.penalty(values, thresholds, strengths_LxH=strengths, **options),)
 
   arrays = (jnp.abs(normal("LBTH")), 0.5 + normal("LH") / 10, normal("LH", seed=1))
-  return Function(fn, arrays, ("LBTH", "LH", "LH"), (TOGETHER,), jax.lax.pmean)
+  return Function(fn, arrays, ("LBTH", "LH", "LH"), ("/",))
 
 
 def head_means():
   fn = lambda values: (entropy.head_means(values),)
-  return Function(fn, (jnp.abs(normal("LBTH")),), ("LBTH",), (TOGETHER + "LH",), jax.lax.pmean)
+  return Function(fn, (jnp.abs(normal("LBTH")),), ("LBTH",), ("/LH",))
 
 
 def head_means_of_weighted():
@@ -146,7 +144,7 @@ def head_weights():
 def cross_entropy(dtype="float32"):
   fn = lambda *operands: (cross_entropy_sum(*operands, dtype),)
   arrays = (normal("BTD"), normal("DV"), integers("BT", SIZES["V"]), jnp.abs(normal("BT")))
-  return Function(fn, arrays, ("BTD", "DV", "BT", "BT"), (TOGETHER,))
+  return Function(fn, arrays, ("BTD", "DV", "BT", "BT"), ("+",))
 
 
 def distilled():
@@ -155,7 +153,7 @@ def distilled():
 
   axes = ("BTD", "DV", "BTD", "DV", "BT", "BT")
   arrays = (*(normal(a, seed=seed) for seed, a in enumerate(axes[:4])), integers("BT", SIZES["V"]))
-  return Function(fn, (*arrays, jnp.abs(normal("BT"))), axes, (TOGETHER,) * 3)
+  return Function(fn, (*arrays, jnp.abs(normal("BT"))), axes, ("+",) * 3)
 
 
 def settings(**fields):
@@ -198,11 +196,10 @@ def gpt_loss(**fields):
 
   def fn(variables, thresholds, tokens, targets, weights):
     total, out = GPT(c).apply(variables, tokens, targets, weights, method="cross_entropy")
-    batch, length = tokens.shape
-    return (total + batch * length * entropy.penalty(out["entropy"], thresholds),)
+    return total, entropy.penalty(out["entropy"], thresholds)
 
   arrays = (parameters(**fields), 0.5 + normal("LH") / 10, *(integers("BT", SIZES["V"], seed) for seed in (0, 1)))
-  return Function(fn, (*arrays, jnp.abs(normal("BT"))), ("", "LH", "BT", "BT", "BT"), (TOGETHER,))
+  return Function(fn, (*arrays, jnp.abs(normal("BT"))), ("", "LH", "BT", "BT", "BT"), ("+", "/"))
 
 
 def train_step(**fields):

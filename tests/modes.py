@@ -85,13 +85,13 @@ AUTO, EXPLICIT = jax.sharding.AxisType.Auto, None  # make_mesh's own
 
 
 def _spec(axes: str, **meshed) -> PartitionSpec:
-  return PartitionSpec(*(meshed.get(letter) for letter in axes.removeprefix(TOGETHER)))
+  return PartitionSpec(*(meshed.get(letter) for letter in axes.lstrip("+/")))
 
 
 def _shard_mapped(f: Function, whole=True):
   """fn and both within a shard_map over the batch."""
   in_specs, out_specs = (tuple(_spec(a, B="data") for a in axes) for axes in (f.axes, f.outs))
-  together = lambda x, axes: f.whole(x, "data") if axes.startswith(TOGETHER) else x
+  together = lambda x, axes: TOGETHER[axes[0]](x, "data") if axes[:1] in TOGETHER else x
   fn = lambda *arrays: tuple(map(together, f.fn(*arrays), f.outs))
   floats = tuple(
     spec
