@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_attn import parts
 from entropy_attn.entropy import softmax_with_entropy
@@ -140,7 +141,7 @@ def _reference(q_BxTxHxK, k_BxSxGxK, v_BxSxGxV, row_scale_HxT, keep, bias, *, ca
 def _row_scale(q_BxTxHxK, scale, temperature) -> jax.Array:
   """What multiplies the products q_i·k_j, scale / t_i, [H, T]."""
   _, T, H, _ = q_BxTxHxK.shape
-  scale = jnp.asarray(scale, jnp.promote_types(q_BxTxHxK.dtype, jnp.float32))
+  scale = jnp.asarray(scale, np.promote_types(q_BxTxHxK.dtype, np.float32))
   if temperature is None:
     return jnp.broadcast_to(scale, (H, T))
   t = jnp.asarray(temperature).astype(scale.dtype)

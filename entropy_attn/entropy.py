@@ -76,7 +76,8 @@ def head_shares(entropy_LxH, max_entropy: float | None = None) -> jax.Array:
     [4] fractions of all heads. Non-finite heads are in no bin, so that the shares then sum to less than one; heads
     above Max count in the last bin.
   """
-  entropy = jnp.asarray(entropy_LxH, jnp.promote_types(jnp.result_type(entropy_LxH), jnp.float32))
+  entropy = jnp.asarray(entropy_LxH)
+  entropy = entropy.astype(jnp.float64 if entropy.dtype == jnp.float64 else jnp.float32)
   finite = jnp.isfinite(entropy)
   largest = jnp.max(jnp.where(finite, entropy, 0)) if max_entropy is None else max_entropy
   bin_of = sum((entropy >= largest * k / 4).astype(jnp.int32) for k in (1, 2, 3))

@@ -47,12 +47,15 @@ class Function:
     wave = lambda x: jnp.asarray(np.cos(np.arange(math.prod(x.shape))).reshape(x.shape).astype(x.dtype))
     return jax.tree.map(wave, jax.eval_shape(self.fn, *self.arrays)) if self.differentiable else ()
 
+  def floats(self) -> list[int]:
+    """The places of the arguments that are differentiated."""
+    return [i for i, x in enumerate(self.arrays) if jnp.issubdtype(jax.tree.leaves(x)[0].dtype, jnp.inexact)]
+
   def both(self, arrays, cotangents, fn=None):
     """The results, and the gradients of what the cotangents weigh, for each argument of floats."""
-    fn = fn or self.fn
+    fn, floats = fn or self.fn, self.floats()
     if not self.differentiable:
       return fn(*arrays), ()
-    floats = [i for i, x in enumerate(arrays) if jnp.issubdtype(jax.tree.leaves(x)[0].dtype, jnp.inexact)]
 
     def of_floats(*differentiated):
       given = dict(zip(floats, differentiated, strict=True))
@@ -98,8 +101,10 @@ def kernel(module, dtype=jnp.float32):
   def fn(q, k, v, row_scale, dout, dentropy):
     options = {"causal": True, "interpret": True}
     forward = module.forward(q, k, v, row_scale, None, with_rest=True, **options)
-    return forward.out_BxTxHxK, forward.entropy_BxHxT, *module.backward(
-      q, k, v, row_scale, None, forward, dout, dentropy, **options
+    return (
+      forward.out_BxTxHxK,
+      forward.entropy_BxHxT,
+      *module.backward(q, k, v, row_scale, None, forward, dout, dentropy, **options),
     )
 
   axes = ("BTHK", "BSHK", "BSHK", "HT", "BTHK", "BHT")
@@ -210,7 +215,9 @@ def train_step(**fields):
   tokens = jnp.asarray(rng.integers(0, SIZES["V"], (4, SIZES["T"] + 1)), jnp.int32)
   batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones((4, SIZES["T"]))}
   step = make_train_step(c)
-  return Function(lambda state, batch: tuple(step(state, batch)), (state, batch), ("", ""), ("", ""), differentiable=False)
+  return Function(
+    lambda state, batch: tuple(step(state, batch)), (state, batch), ("", ""), ("", ""), differentiable=False
+  )
 
 
 FUNCTIONS: dict[str, Callable[[], Function]] = {

@@ -6,6 +6,7 @@ head, K head width; C chunks of N pairs of a sequence and a key head; M = R Q qu
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from entropy_attn import parts
 from entropy_attn.kernels import Forward
@@ -161,7 +162,7 @@ def backward(
     chunk, dbias, (plan.pairs(), queries, dentropy, plan.keys(k_BxSxGxK), plan.keys(v_BxSxGxK))
   )
   dq_BxTxHxK = plan.to_BxTxHxK(dq)  # of the scaled queries
-  drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK, axis=-1).swapaxes(1, 2)
+  drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK.astype(dq_BxTxHxK.dtype), axis=-1).swapaxes(1, 2)
   gradients = (
     _scaled(dq_BxTxHxK, row_scale_HxT).astype(q_BxTxHxK.dtype),
     plan.to_BxSxGxK(dk).astype(k_BxSxGxK.dtype),
@@ -221,12 +222,14 @@ def _added(plan, sum_, x, i, start):
 
 def _scaled(x_BxTxHxK, row_scale_HxT):
   """Queries times their scale, in float32 (or float64): the logits are then a product alone."""
-  return x_BxTxHxK * row_scale_HxT.T[None, :, :, None]
+  return x_BxTxHxK.astype(row_scale_HxT.dtype) * row_scale_HxT.T[None, :, :, None]
 
 
 def _dot(subscripts, a, b):
   """A product accumulated in float32, or float64 for float64 operands."""
-  wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
-  if jax.default_backend() == "cpu":  # whose compiler has no batched product of bfloat16 into float32
+  wide = np.result_type(a.dtype, b.dtype, np.float32)
+  if (
+    a.dtype != b.dtype or jax.default_backend() == "cpu"
+  ):  # whose compiler has no batched product of bfloat16 into float32
     a, b = a.astype(wide), b.astype(wide)
   return jnp.einsum(subscripts, a, b, preferred_element_type=wide)
