@@ -45,7 +45,10 @@ def on_each(fn, in_axes: tuple[str, ...], out_axes: tuple[str, ...], cut: str, *
     return fn(*arrays)
 
   def in_spec(x, axes):
-    return None if x is None else PartitionSpec(*(places.get(a) if n != 1 else None for a, n in zip(axes, x.shape)))
+    if x is None:
+      return None
+    cut = (places.get(a) if n != 1 else None for a, n in zip(axes, x.shape, strict=True))
+    return PartitionSpec(*cut)
 
   def added_up(x, axes):
     names = tuple(name for letter, names in places.items() if letter not in axes for name in names)
@@ -56,9 +59,10 @@ def on_each(fn, in_axes: tuple[str, ...], out_axes: tuple[str, ...], cut: str, *
 
   @jax.jit  # where no mesh is set, this lets what lies on none be laid beside the others
   def on_parts(*arrays):
-    laid = [x if x is None else jax.sharding.reshard(x, NamedSharding(mesh, s)) for x, s in zip(arrays, in_specs)]
+    lay = lambda x, spec: x if x is None else jax.sharding.reshard(x, NamedSharding(mesh, spec))
     of_parts = lambda *parts: tuple(map(added_up, fn(*parts), out_axes))
-    return jax.shard_map(of_parts, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*laid)
+    mapped = jax.shard_map(of_parts, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    return mapped(*map(lay, arrays, in_specs))
 
   return on_parts(*arrays)
 

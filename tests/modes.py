@@ -1,4 +1,4 @@
-"""JAX's modes as test_modes.py tries them: each (name of a function) → (what it gives in that mode, what it must equal).
+"""JAX's modes as test_modes.py tries them: each a function's name → what it gives in that mode, what it must equal.
 
 `jit` is what runs the program: another than jax.jit lowers it for a chip.
 """
