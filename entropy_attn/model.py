@@ -22,7 +22,8 @@ from entropy_attn.loss import cross_entropy_sum
 _STREAM = ("batch", "length", "stream")
 _HEADS = ("batch", "length", "heads", "head_width")
 
-_LayerNorm = functools.partial(nn.LayerNorm, dtype=jnp.float32)
+# Of what the backward pass needs of a norm, its input alone is kept.
+_LayerNorm = functools.partial(nn.remat(nn.LayerNorm, prevent_cse=False), dtype=jnp.float32)
 
 # What each choice of a field of config.model stands for; `config` offers these and no others.
 NORMS: dict[str, Callable] = {"layernorm": _LayerNorm, "none": lambda name, epsilon: lambda x: x}
@@ -241,7 +242,7 @@ class Block(nn.Module):
     B, T, D = x_BxTxD.shape
     H, K = c.num_heads, D // c.num_heads
     linear = functools.partial(Linear, c, D)
-    h_BxTxD = self.norm("ln_attn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_attn")(x_BxTxD).astype(c.dtype)
     q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (
       sharding.constrain(
         linear(name=name)(h_BxTxD).reshape(B, T, H, K),
@@ -277,7 +278,7 @@ class Block(nn.Module):
     if mask_BxT is not None:
       entropy_BxTxH = jnp.where(mask_BxT[..., None], entropy_BxTxH, 0)
     out_std = OUT_INITS[c.attention_out_init](c)
-    out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK.reshape(B, T, D))
+    out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK, lambda out: out.reshape(B, T, D))
     return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), {"entropy": entropy_BxTxH, **new}, first_BxTxHxK
 
   def temperature(self, T: int, cache: Cache | None) -> jax.Array:
@@ -294,12 +295,12 @@ class Block(nn.Module):
     D = x_BxTxD.shape[-1]
     out_std = OUT_INITS[c.ffn_out_init](c)
     linear = functools.partial(Linear, c)
-    h_BxTxD = self.norm("ln_ffn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_ffn")(x_BxTxD).astype(c.dtype)
     if c.ffn == "fused":
       h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
     else:
-      h_BxTxF = self.activation()(linear(sizes.ffn_width(c), name="up")(h_BxTxD))
-      h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
+      h_BxTxF = linear(sizes.ffn_width(c), name="up")(h_BxTxD)
+      h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF, self.activation())
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
       beta = self.param("beta", nn.initializers.constant(c.beta_init), ())
@@ -317,7 +318,7 @@ class Block(nn.Module):
     """x → its activation: the config's, or one that fades."""
     fading = self.fading
     if fading is not None and fading.activation != "identity":
-      return curriculum.Activation(ACTIVATIONS[fading.activation](self.config), name="activation")
+      return curriculum.Activation(ACTIVATIONS[fading.activation](self.config), name="activation")()
     return ACTIVATIONS[self.config.activation](self.config)
 
 
@@ -334,11 +335,18 @@ class Linear(nn.Module):
   init_std: float | None = None  # None: config.init_std
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, before: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
+    """before(x) W + b; the backward pass keeps x alone, and computes before(x) again."""
     c = self.config
     dtype = jnp.dtype(c.dtype)
     std = c.init_std if self.init_std is None else self.init_std
-    kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.features))
+    shape = jax.eval_shape(before, x).shape
+
+    def product(x, kernel):
+      # All tokens on one axis: the product of the kernel's gradient then needs no transposed copy of what it sums over.
+      return before(x).reshape(-1, shape[-1]).astype(dtype) @ kernel.astype(dtype)
+
+    kernel = self.param("kernel", nn.initializers.normal(std), (shape[-1], self.features))
     kind = reparam.kind_of(self.name, c)
     if kind == "weight":
       kernel = reparam.weight_normalise(kernel, self.param("gain", lambda _: reparam.column_norms(kernel)))
@@ -346,7 +354,7 @@ class Linear(nn.Module):
       kernel = self.spectral(kernel)
     elif kind == "sigma":
       kernel = self.param("gain", nn.initializers.ones_init(), ()) * self.spectral(kernel)
-    y = x.astype(dtype) @ kernel.astype(dtype)
+    y = jax.checkpoint(product, prevent_cse=False)(x, kernel).reshape(*shape[:-1], self.features)
     if self.name in BIASED[c.bias]:
       y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
     return y
