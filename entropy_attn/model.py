@@ -50,6 +50,12 @@ VALUE_RESIDUALS = ("none", "fixed")
 DTYPES = ("bfloat16", "float32")
 
 
+def head_axes(model_config) -> str:
+  """Axes of a model's vocabulary projection."""
+  # No transpose: a loop over chunks of tokens would first copy the whole.
+  return "VD" if model_config.tie_embeddings else "DV"
+
+
 class GPT(nn.Module):
   """The whole model.
 
@@ -181,8 +187,8 @@ class GPT(nn.Module):
   def logits(self, x_BxTxD: jax.Array) -> jax.Array:
     """The vocabulary projection, float32 [B, T, V]."""
     dtype = jnp.dtype(self.config.dtype)
-    head_DxV = self.head_DxV().astype(dtype)
-    return jnp.einsum("BTD,DV->BTV", x_BxTxD.astype(dtype), head_DxV, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, f"BTD,{head_axes(self.config)}->BTV", preferred_element_type=jnp.float32)
+    return product(x_BxTxD.astype(dtype), self.projection().astype(dtype))
 
   def cross_entropy(
     self,
@@ -196,11 +202,12 @@ class GPT(nn.Module):
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of the tokens' losses, nats, without ever holding the logits of all; and `out`."""
     x_BxTxD, out = self.features(tokens_BxT, positions_BxT=positions_BxT, mask_BxT=mask_BxT, train=train)
-    return cross_entropy_sum(x_BxTxD, self.head_DxV(), targets_BxT, weights_BxT, self.config.dtype), out
+    operands = x_BxTxD, self.projection(), targets_BxT, weights_BxT
+    return cross_entropy_sum(*operands, self.config.dtype, head_axes(self.config)), out
 
-  def head_DxV(self) -> jax.Array:
-    """The vocabulary projection: the token embedding itself where they are tied."""
-    return self.token_embedding.T if self.config.tie_embeddings else self.head
+  def projection(self) -> jax.Array:
+    """The vocabulary projection, of the axes `head_axes`: the token embedding itself where they are tied."""
+    return self.token_embedding if self.config.tie_embeddings else self.head
 
 
 class Block(nn.Module):
