@@ -51,27 +51,45 @@ def _cost(T: str) -> dict:
   return {"seconds": 0.0, "ratios": pairs, "cost": statistics.median(pairs) - 1}
 
 
-def _jax_step(name: str, T: str):
-  """The step, its tokens, and the tokens a second of a chip at its peak (None: unknown)."""
-  import jax
-  import numpy as np
+def step_config(name: str, T: str, *, on_cpu: bool):
+  """The config of one of OURS; on an accelerator in bfloat16, and of more sequences."""
+  from entropy_attn import config
 
-  from entropy_attn import config, counts, sharding
-  from entropy_attn.train_step import init_state, trace_train_step
-
-  vocabulary, on_cpu, elsewhere = (CASES | LONGEST)[T]
-  here = jax.default_backend() == "cpu"
+  vocabulary, few, many = (CASES | LONGEST)[T]
   c = config.codeparrot()
   c.model.update(context_length=int(T), max_positions=int(T), vocab_size=vocabulary, embedding_dropout=0.0)
-  c.model.update(dtype="float32" if here else "bfloat16", attention="reference" if "reference" in name else "auto")
+  c.model.update(dtype="float32" if on_cpu else "bfloat16", attention="reference" if "reference" in name else "auto")
   c.regularizer.weight = 0.0 if name.startswith("no") else 1e-5
-  c.train.update(batch_size=on_cpu if here else elsewhere, accumulation=1)
+  c.train.update(batch_size=few if on_cpu else many, accumulation=1)
   c.eval.batch_size = c.train.batch_size
   c.mesh.data = 1
   config.validate(c)
+  return c
+
+
+def _jax_step(name: str, T: str):
+  """The step, its tokens, and the tokens a second of a chip at its peak (None: unknown)."""
+  import jax
+
+  from entropy_attn import counts
+
+  c, step, _ = jax_step(name, T)
+  peak = counts.peak_flops(jax.devices()[0].device_kind)
+  return step, c.train.batch_size * int(T), peak and peak / counts.training_flops_per_token(c.model)
+
+
+def jax_step(name: str, T: str):
+  """One of OURS: its config, a step that waits for its result, and its compiled program."""
+  import jax
+  import numpy as np
+
+  from entropy_attn import sharding
+  from entropy_attn.train_step import init_state, trace_train_step
+
+  c = step_config(name, T, on_cpu=jax.default_backend() == "cpu")
   mesh = sharding.make_mesh(c, jax.devices()[:1])
   rng = np.random.default_rng(0)
-  tokens = rng.integers(0, vocabulary, (c.train.batch_size, int(T) + 1), np.int32)
+  tokens = rng.integers(0, c.model.vocab_size, (c.train.batch_size, int(T) + 1), np.int32)
   batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones(tokens[:, 1:].shape, np.float32)}
   with jax.set_mesh(mesh):
     state = jax.jit(lambda: init_state(c))()
@@ -84,8 +102,7 @@ def _jax_step(name: str, T: str):
       state, metrics = program(state, batch)
       jax.block_until_ready(metrics)
 
-  peak = counts.peak_flops(jax.devices()[0].device_kind)
-  return step, batch["inputs"].size, peak and peak / counts.training_flops_per_token(c.model)
+  return c, step, program
 
 
 def _torch_step(name: str, T: str):

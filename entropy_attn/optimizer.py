@@ -45,7 +45,8 @@ def squared_norms(grads):
   """The sum of squares of each leaf, [L] of one that is stacked over L layers."""
   # No reshape: one of a sharded array would gather it.
   of = lambda path, x: jnp.sum(jnp.square(x), axis=range(int(_is_stacked(path)), x.ndim))
-  return jax.tree_util.tree_map_with_path(of, grads)
+  # The barrier: a sum of these sums would be made another sum over the gradients.
+  return jax.lax.optimization_barrier(jax.tree_util.tree_map_with_path(of, grads))
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:

@@ -386,6 +386,12 @@ def test_the_logits_of_the_whole_batch_never_exist():
   assert 0 < programs.most_tokens(text, 37) <= 16 * math.ceil(260 / 8)
 
 
+def test_no_parameter_or_moment_is_copied_in_a_step():
+  copies = r"= f32\[37,16\]\S* copy\("  # of the token embedding, the only array of its shape
+  text = compiled_text(ereg(model__vocab_size=37))
+  assert "f32[37,16]" in text and not re.search(copies, text)
+
+
 @pytest.mark.parametrize("data,fsdp,tensor", [(2, 2, 2), (1, 4, 2), (1, 1, 4), (8, 1, 1)])
 def test_a_mesh_gathers_nothing_in_attention(data, fsdp, tensor):
   axes = {"mesh__data": data, "mesh__fsdp": fsdp, "mesh__tensor": tensor}
