@@ -3,9 +3,9 @@
     make bench-train-step     (PyTorch's rows need requirements-bench.txt, which it installs)
 
 Both train Hugging Face's GPT-2 small (LayerNorm, GELU, 12 layers, 12 heads) with AdamW on random tokens; float32 on a
-CPU, bfloat16 on an accelerator. Each figure is of a process of its own: tokens a second of the fastest step, and the
-peak memory of the whole process. The regulariser's cost is the median ratio of steps with and without it, in turns in
-one process.
+CPU, bfloat16 on an accelerator. Each figure is the median of five processes, which take turns: tokens a second of a
+process's fastest step, the least and the most of the five, and the peak memory of the whole process. The regulariser's
+cost is the median ratio of steps with and without it, in turns in one process.
 """
 
 import argparse
@@ -48,7 +48,8 @@ def _cost(T: str) -> dict:
       step()
       seconds[step] = time.perf_counter() - before
     pairs.append(seconds[on] / seconds[off])
-  return {"seconds": 0.0, "ratios": pairs, "cost": statistics.median(pairs) - 1}
+  cost = statistics.median(pairs) - 1
+  return {"seconds": cost, "ratios": pairs, "cost": cost}
 
 
 def step_config(name: str, T: str, *, on_cpu: bool):
@@ -161,18 +162,21 @@ def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
     for name in names:
       found = results[name, T]
       if "error" in found:
-        rows.append([T, name, found["error"], "", "", ""])
+        rows.append([T, name, found["error"], "", "", "", ""])
       elif name == COST:
-        rows.append([T, name, f"{100 * found['cost']:+.1f} %", "", "", ""])
+        spread = " … ".join(f"{100 * cost:+.1f}" for cost in found["spread"])
+        rows.append([T, name, f"{100 * found['cost']:+.1f} %", spread, "", "", ""])
       else:
         published = results.get((TORCH[0], T), {})
         ratios = [
           f"{found[key] / published[key]:.2f}" if key in published else "" for key in ("tokens_per_second", "bytes")
         ]
         speed = f"{found['tokens_per_second']:,.0f}" + (f" (MFU {100 * found['mfu']:.0f} %)" if "mfu" in found else "")
-        rows.append([T, name, speed, ratios[0], f"{found['bytes'] / 2**20:,.0f}", ratios[1]])
+        tokens = found["tokens_per_second"] * found["seconds"]
+        spread = " … ".join(f"{tokens / seconds:,.0f}" for seconds in reversed(found["spread"]))
+        rows.append([T, name, speed, spread, ratios[0], f"{found['bytes'] / 2**20:,.0f}", ratios[1]])
   print(f"{measure.machine()}; GPT-2 small\n")
-  print(tables.markdown(["T", "step", "tokens/s", "× published", "peak MiB", "× published"], rows))
+  print(tables.markdown(["T", "step", "tokens/s", "least … most", "× published", "peak MiB", "× published"], rows))
   if path:
     numbers = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
     path.write_text(json.dumps({"machine": measure.machine(), "figures": numbers}, indent=2) + "\n")
@@ -181,7 +185,7 @@ def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--lengths", default=",".join(CASES), help=f"T, of {', '.join(CASES | LONGEST)}")
-  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--json", type=pathlib.Path, help="writes the same numbers there")
   parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
   arguments = parser.parse_args()
