@@ -18,7 +18,7 @@ import jax
 from benchmarks import measure, train_step
 from entropy_attn.report import tables
 
-HEAD = ("operation", "what it is of", "calls", "ms")
+HEAD = ("operation", "what it is of", "calls", "ms", "% of all")
 
 
 def times(trace: pathlib.Path) -> dict[str, tuple[float, int]]:
@@ -61,11 +61,15 @@ def main(name: str, T: str, rows: int) -> None:
     jax.profiler.stop_trace()
     of = times(pathlib.Path(folder))
   known = origins(program.as_text())
-  table = [[op, known[op], str(calls), f"{ms:,.0f}"] for op, (ms, calls) in of.items() if op in known]
-  table.sort(key=lambda row: -of[row[0]][0])
+  longest = sorted(known.keys() & of.keys(), key=lambda op: -of[op][0])
+  whole = sum(of[op][0] for op in longest)
+  table = []
+  for op in longest[:rows]:
+    ms, calls = of[op]
+    table.append([op, known[op], str(calls), f"{ms:,.0f}", f"{100 * ms / whole:.1f}"])
   print(f"{measure.machine()}; {name}, T={T}; processor time of a step: {now.ru_utime - used.ru_utime:.1f} s, ", end="")
   print(f"of the system for it {now.ru_stime - used.ru_stime:.1f} s\n")
-  print(tables.markdown(HEAD, table[:rows], left=(0, 1)))
+  print(tables.markdown(HEAD, table, left=(0, 1)))
 
 
 if __name__ == "__main__":
