@@ -62,7 +62,7 @@ def _jax_step(name, batch, T):
       return out, vjp(dout)
     if without:
       return _without_entropy(kind, q, k, v, dout)
-    attend = lambda q, k, v: attention.dot_product_attention(q, k, v, implementation=kind)
+    attend = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True, implementation=kind)
     out, vjp = jax.vjp(attend, q, k, v)
     return out, vjp((dout, dentropy))
 
@@ -75,10 +75,9 @@ def _without_entropy(kind, q, k, v, dout):
 
   module = importlib.import_module(f"entropy_attn.kernels.{kind}")
   row_scale_HxT = jnp.full((HEADS, q.shape[1]), WIDTH**-0.5)
-  out, _, lse = module.forward(q, k, v, row_scale_HxT, None, causal=True, with_entropy=False)
-  delta_BxTxH = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-  delta_BxHxT = jnp.swapaxes(delta_BxTxH, 1, 2)
-  return out, module.backward(q, k, v, row_scale_HxT, None, lse, dout, delta_BxHxT, None, causal=True)
+  operands = q, k, v, row_scale_HxT, None
+  forward = module.forward(*operands, causal=True, with_entropy=False, with_rest=True)
+  return forward.out_BxTxHxK, module.backward(*operands, forward, dout, None, causal=True)
 
 
 def _torch_step(batch, T):

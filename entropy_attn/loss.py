@@ -1,16 +1,15 @@
 """Cross-entropy of a large vocabulary, in chunks of tokens: the logits of the whole batch never exist at once.
 
 Letters in array names: C chunks, M shards of the batch, N tokens of a chunk in a shard, B sequences, T tokens, D model
-width, V vocabulary.
+width (E: of a teacher), V vocabulary.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
-from entropy_attn import sharding
+from entropy_attn import parts, sharding
 
 CHUNKS = 8  # at most
 # At least, of a shard. Each chunk reads and writes the whole gradient of the head: with fewer tokens that is no small
@@ -18,7 +17,6 @@ CHUNKS = 8  # at most
 _TOKENS = 512
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def cross_entropy_sum(
   x_BxTxD: jax.Array,
   head: jax.Array,
@@ -45,6 +43,12 @@ def cross_entropy_sum(
   Returns:
     A float32 scalar.
   """
+  fn = lambda *operands: (_cross_entropy(*parts.alike(*operands), dtype, axes),)
+  return parts.on_each(fn, ("BTD", axes, "BT", "BT"), ("",), "B", x_BxTxD, head, targets_BxT, weights_BxT)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _cross_entropy(x_BxTxD, head, targets_BxT, weights_BxT, dtype, axes):
   head = _laid_out(head, axes, dtype)
 
   def chunk(operands):
@@ -66,7 +70,7 @@ def _backward(dtype, axes, saved, dtotal):
   return dx_BxTxD * dtotal, dhead * dtotal, None, None
 
 
-cross_entropy_sum.defvjp(_forward, _backward)
+_cross_entropy.defvjp(_forward, _backward)
 
 
 def distilled_sum(
@@ -100,7 +104,9 @@ def distilled_sum(
     Three float32 scalars.
   """
   operands = (x_BxTxD, head, *jax.lax.stop_gradient(teacher), targets_BxT, weights_BxT)
-  total, cross_entropy, kl = _distilled(*operands, weight, temperature, dtypes, axes)
+  fn = lambda *operands: _distilled(*parts.alike(*operands), weight, temperature, dtypes, axes)
+  letters = ("BTD", axes[0], "BTE", axes[1].replace("D", "E"), "BT", "BT")
+  total, cross_entropy, kl = parts.on_each(fn, letters, ("", "", ""), "B", *operands)
   return total, jax.lax.stop_gradient(cross_entropy), jax.lax.stop_gradient(kl)
 
 
@@ -183,7 +189,8 @@ def _weighted_loss(logits_MxNxV, lse_MxN, targets_MxN, weights_MxN):
 
 def _slope(logits_MxNxV, lse_MxN, targets_MxN, weights_MxN):
   """The derivative of `_weighted_loss` in the logits."""
-  hit = targets_MxN[..., None] == jnp.arange(logits_MxNxV.shape[-1])
+  token = jax.lax.broadcasted_iota(targets_MxN.dtype, logits_MxNxV.shape, logits_MxNxV.ndim - 1)
+  hit = (targets_MxN[..., None] == token).astype(logits_MxNxV.dtype)
   slope = (jnp.exp(logits_MxNxV - lse_MxN[..., None]) - hit) * weights_MxN[..., None]
   return jnp.where(weights_MxN[..., None] > 0, slope, 0)
 
@@ -206,13 +213,14 @@ def _chunks(*arrays_BxT):
   """Each [B, T, …] as [C, M, N, …], N = B/M · T/C, T padded with zeros to whole chunks."""
   B, T = arrays_BxT[0].shape[:2]
   M = sharding.batch_shards(B)
-  width = math.ceil(T / max(1, min(CHUNKS, B // M * T // _TOKENS)))
-  chunks = math.ceil(T / width)
+  # Of sizes that are symbols nothing is known: the most chunks.
+  most = min(CHUNKS, max(1, B // M * T // _TOKENS)) if isinstance(B, int) and isinstance(T, int) else CHUNKS
+  width = -(-T // most)
 
   def cut(x):
-    x = jnp.pad(x, [(0, 0), (0, chunks * width - T)] + [(0, 0)] * (x.ndim - 2))
-    x = jnp.moveaxis(x.reshape(M, B // M, chunks, width, *x.shape[2:]), 2, 0)
-    return sharding.constrain(x.reshape(chunks, M, -1, *x.shape[4:]), (None, "batch"))
+    x = jnp.pad(x, [(0, 0), (0, -T % most)] + [(0, 0)] * (x.ndim - 2))
+    x = jnp.moveaxis(x.reshape(M, B // M, most, width, *x.shape[2:]), 2, 0)
+    return sharding.constrain(x.reshape(most, M, B // M * width, *x.shape[4:]), (None, "batch"))
 
   return tuple(map(cut, arrays_BxT))
 
@@ -221,5 +229,6 @@ def _joined(x_CxMxNxD, like_BxTxD):
   """The inverse of `_chunks`, in the dtype of the other."""
   C, M = x_CxMxNxD.shape[:2]
   B, T, D = like_BxTxD.shape
-  x = jnp.moveaxis(x_CxMxNxD.reshape(C, M, B // M, -1, D), 0, 2)
-  return x.reshape(B, -1, D)[:, :T].astype(like_BxTxD.dtype)
+  width = -(-T // C)
+  x = jnp.moveaxis(x_CxMxNxD.reshape(C, M, B // M, width, D), 0, 2)
+  return x.reshape(B, C * width, D)[:, :T].astype(like_BxTxD.dtype)

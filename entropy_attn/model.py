@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from entropy_attn import curriculum, reparam, sharding, sizes
+from entropy_attn import curriculum, parts, reparam, sharding, sizes
 from entropy_attn.attention import dot_product_attention
 from entropy_attn.cache import Cache
 from entropy_attn.loss import cross_entropy_sum
@@ -153,13 +153,13 @@ class GPT(nn.Module):
     if mask_BxT is not None and cache is not None:
       raise ValueError("mask_BxT: a cache keeps no padding")
     embedding_VxD = sharding.constrain(self.token_embedding, ("vocab", None))
-    x_BxTxD = jnp.take(embedding_VxD, tokens_BxT, axis=0)
+    x_BxTxD = parts.take(embedding_VxD, tokens_BxT)
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
-    position_TxD = _rows(self.position_embedding, T, cache)
+    position_BxTxD = _rows(self.position_embedding, T, cache)[None]
     if positions_BxT is not None:
-      position_TxD = jnp.take(self.position_embedding, positions_BxT, axis=0, mode="fill")
-    x_BxTxD = self.dropout(x_BxTxD + position_TxD, deterministic=not train)
+      position_BxTxD = parts.take(self.position_embedding, positions_BxT, mode="fill")
+    x_BxTxD = self.dropout(x_BxTxD + position_BxTxD, deterministic=not train)
     x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
     x_BxTxD, out = self.through_blocks(x_BxTxD, mask_BxT, cache)
     return self.ln_f(x_BxTxD), out
@@ -172,7 +172,7 @@ class GPT(nn.Module):
     first_BxTxHxK = None
     if c.value_residual == "fixed":
       B, T, D = x_BxTxD.shape
-      none_yet = jnp.zeros((B, T, c.num_heads, D // c.num_heads), jnp.dtype(c.dtype))
+      none_yet = jnp.zeros_like(x_BxTxD, jnp.dtype(c.dtype)).reshape(B, T, c.num_heads, D // c.num_heads)
       first_BxTxHxK = sharding.constrain(none_yet, _HEADS)
     carry, outs, kept = (x_BxTxD, first_BxTxHxK), [], c.num_layers - c.ffns_removed
     layers, of = jnp.arange(c.num_layers), lambda part: jax.tree.map(lambda x: x[part], cache)
@@ -260,14 +260,14 @@ class Block(nn.Module):
     if c.value_residual == "fixed":
       first_BxTxHxK = jnp.where(layer == 0, v_BxTxHxK, first_BxTxHxK)
       v_BxTxHxK = (v_BxTxHxK + first_BxTxHxK) / 2
-    arrays = {"q_BxTxHxK": q_BxTxHxK, "k_BxSxHxK": k_BxTxHxK, "v_BxSxHxK": v_BxTxHxK}
+    arrays = {"query": q_BxTxHxK, "key": k_BxTxHxK, "value": v_BxTxHxK}
     arrays["scale"] = jnp.asarray(sizes.score_scale(c, layer), jnp.float32)
     axes: list[tuple[str | None, ...]] = [*[_HEADS] * 3, ()]
     causal, new = True, {}
     if cache is not None:
       new = {"keys": k_BxTxHxK, "values": v_BxTxHxK}
     if cache is not None and cache.keys.shape[1]:  # of one without room all are new
-      arrays["k_BxSxHxK"], arrays["v_BxSxHxK"], arrays["mask"] = cache.joined(k_BxTxHxK, v_BxTxHxK)
+      arrays["key"], arrays["value"], arrays["mask"] = cache.joined(k_BxTxHxK, v_BxTxHxK)
       axes, causal = [*axes, (None,) * 4], False
     if c.temperature != "none":
       arrays["temperature"] = self.temperature(T, cache)
@@ -275,7 +275,7 @@ class Block(nn.Module):
     if mask_BxT is not None:
       arrays["mask"] = mask_BxT[:, None, None, :]
       axes.append(("batch", None, None, "length"))
-    attention = functools.partial(dot_product_attention, causal=causal, implementation=c.attention)
+    attention = functools.partial(dot_product_attention, is_causal=causal, implementation=c.attention)
     out_BxTxHxK, entropy_BxTxH = sharding.per_shard(
       lambda *parts: attention(**dict(zip(arrays, parts, strict=True))),
       axes,
@@ -363,7 +363,8 @@ class Linear(nn.Module):
       kernel = self.param("gain", nn.initializers.ones_init(), ()) * self.spectral(kernel)
     y = jax.checkpoint(product, prevent_cse=False)(x, kernel).reshape(*shape[:-1], self.features)
     if self.name in BIASED[c.bias]:
-      y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
+      bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
+      y = y + jnp.expand_dims(bias, range(y.ndim - 1))
     return y
 
   def spectral(self, kernel: jax.Array) -> jax.Array:

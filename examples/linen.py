@@ -10,7 +10,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x_BxTxD):
     q, k, v = (nn.DenseGeneral((4, 8), name=name)(x_BxTxD) for name in ("q", "k", "v"))
-    out_BxTxHxK, entropy_BxTxH = entropy_attn.dot_product_attention(q, k, v)
+    out_BxTxHxK, entropy_BxTxH = entropy_attn.dot_product_attention(q, k, v, is_causal=True)
     return nn.DenseGeneral(32, axis=(-2, -1), name="o")(out_BxTxHxK), entropy_BxTxH
 
 

@@ -13,7 +13,7 @@ class Attention(nnx.Module):
 
   def __call__(self, x_BxTxD):
     q, k, v = jnp.moveaxis(self.qkv(x_BxTxD), 2, 0)
-    return entropy_attn.dot_product_attention(q, k, v, temperature=self.temperature[...])
+    return entropy_attn.dot_product_attention(q, k, v, temperature=self.temperature[...], is_causal=True)
 
 
 x_BxTxD = jax.random.normal(jax.random.key(0), (2, 16, 32))

@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 import entropy_attn
-from entropy_attn import attention
+from entropy_attn.kernels import fused
 
 
 def random_qkv(rng, B=2, T=7, H=4, K=8, G=None):
@@ -28,7 +28,7 @@ def test_out_and_entropy_equal_the_row_by_row_oracle(implementation, shape, caus
   t = 10**log_t * rng.uniform(0.5, 2, (shape[2], shape[1]))
   with jax.enable_x64():
     out, value = entropy_attn.dot_product_attention(
-      *map(jnp.asarray, (q, k, v)), temperature=jnp.asarray(t), causal=causal, implementation=implementation
+      *map(jnp.asarray, (q, k, v)), temperature=jnp.asarray(t), is_causal=causal, implementation=implementation
     )
   expected_out, expected_entropy = oracles.attention(q, k, v, t, causal)
   np.testing.assert_allclose(out, expected_out, atol=1e-9)
@@ -41,7 +41,7 @@ def test_out_equals_jax_nn_with_masks_and_key_groups(groups, causal):
   rng = np.random.default_rng(0)
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(rng, G=groups))
   mask = jnp.asarray(rng.random((2, 1, 7, 7)) < 0.7) | jnp.eye(7, dtype=bool)
-  out, _ = entropy_attn.dot_product_attention(q, k, v, causal=causal, mask=mask)
+  out, _ = entropy_attn.dot_product_attention(q, k, v, is_causal=causal, mask=mask)
   np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal), atol=1e-5)
 
 
@@ -57,7 +57,9 @@ def test_gradients_of_both_outputs_equal_float64_finite_differences(implementati
     return (out * out_weight).sum() + (value * entropy_weight).sum()
 
   def ours(q, k, v, t):
-    out, value = entropy_attn.dot_product_attention(q, k, v, temperature=t, implementation=implementation)
+    out, value = entropy_attn.dot_product_attention(
+      q, k, v, temperature=t, is_causal=True, implementation=implementation
+    )
     return (out * out_weight).sum() + (value * entropy_weight).sum()
 
   inputs = [q, k, v, t]
@@ -74,19 +76,21 @@ def test_gradients_of_both_outputs_equal_float64_finite_differences(implementati
 def test_a_query_does_not_depend_on_later_keys():
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(2)))
   for t in range(7):
-    pick = lambda k, v, t=t: sum(x[:, t].sum() for x in entropy_attn.dot_product_attention(q, k, v))
-    for gradient in jax.grad(pick, argnums=(0, 1))(k, v):
+    pick = lambda k, v, t=t: sum(x[:, t].sum() for x in entropy_attn.dot_product_attention(q, k, v, is_causal=True))
+    dk, dv = jax.grad(pick, argnums=(0, 1))(k, v)
+    for gradient in (dk, dv):
       np.testing.assert_array_equal(gradient[:, t + 1 :], 0)
-      assert np.any(gradient[:, : t + 1] != 0)
+    assert np.any(dv[:, : t + 1] != 0)
+    assert np.any(dk[:, : t + 1] != 0) == (t > 0)  # one key has all the weight, whatever it is
 
 
 def test_first_row_has_zero_entropy_and_bfloat16_keeps_float32_statistics():
   q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in random_qkv(np.random.default_rng(3)))
-  out, value = entropy_attn.dot_product_attention(q, k, v)
+  out, value = entropy_attn.dot_product_attention(q, k, v, is_causal=True)
   assert out.dtype == jnp.bfloat16
   assert value.dtype == jnp.float32
   np.testing.assert_array_equal(value[:, 0], 0)
-  _, wide = entropy_attn.dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)))
+  _, wide = entropy_attn.dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)), is_causal=True)
   np.testing.assert_allclose(value, wide, atol=1e-5)  # bf16 products are exact in float32
 
 
@@ -142,20 +146,20 @@ MASK_SHAPES += [(1, 1, 150, 1), (150, 150), (4, 1, 150)]
 def test_blockwise_takes_every_mask_that_broadcasts(shape, causal):
   rng = np.random.default_rng(5)
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(rng, T=150, G=2))
-  options = {"mask": jnp.asarray(rng.random(shape) < 0.6), "causal": causal}
+  options = {"mask": jnp.asarray(rng.random(shape) < 0.6), "is_causal": causal}
   assert_same(both("blockwise", q, k, v, **options), both("reference", q, k, v, **options))
 
 
 def test_values_of_another_width_and_queries_of_another_length():
   rng = np.random.default_rng(6)
   q, k, v = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((1, 5, 4, 8), (1, 140, 2, 8), (1, 140, 2, 3)))
-  assert_same(both("blockwise", q, k, v, causal=False), both("reference", q, k, v, causal=False))
+  assert_same(both("blockwise", q, k, v), both("reference", q, k, v))
 
 
 def test_arrays_without_a_batch_are_as_a_batch_of_one():
   q, k, v = (jnp.asarray(x[0], jnp.float32) for x in random_qkv(np.random.default_rng(7), G=2))
-  out, entropy = entropy_attn.dot_product_attention(q, k, v)
-  batched = entropy_attn.dot_product_attention(q[None], k[None], v[None])
+  out, entropy = entropy_attn.dot_product_attention(q, k, v, is_causal=True)
+  batched = entropy_attn.dot_product_attention(q[None], k[None], v[None], is_causal=True)
   assert_same((out, entropy), (batched[0][0], batched[1][0]))
   np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v, is_causal=True), atol=1e-5)
 
@@ -176,7 +180,7 @@ def test_it_can_be_mapped_over():
   ],
 )
 def test_what_a_kernel_cannot_take_goes_to_blockwise_and_is_said_once(implementation, reason, dtype, options):
-  attention._warn_once.cache_clear()
+  fused._warn_once.cache_clear()
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(9), T=9))
   q = q.astype(dtype)
   with pytest.warns(UserWarning, match=reason) as said:
@@ -189,7 +193,7 @@ def test_what_a_kernel_cannot_take_goes_to_blockwise_and_is_said_once(implementa
 def test_auto_here_is_blockwise_and_says_nothing(recwarn):
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(10)))
   text = jax.jit(entropy_attn.dot_product_attention).lower(q, k, v).as_text()
-  assert text == jax.jit(lambda q_BxTxHxK, k_BxSxHxK, v_BxSxHxK: entropy_attn.dot_product_attention(
-    q_BxTxHxK, k_BxSxHxK, v_BxSxHxK, implementation="blockwise"
+  assert text == jax.jit(lambda query, key, value: entropy_attn.dot_product_attention(
+    query, key, value, implementation="blockwise"
   )).lower(q, k, v).as_text().replace("jit__lambda", "jit_dot_product_attention")  # fmt: skip
   assert not recwarn.list

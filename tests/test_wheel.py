@@ -23,10 +23,10 @@ from entropy_attn.errors import UserError
 from entropy_attn.model import GPT
 
 x = jnp.zeros((1, 4, 2, 8))
-out, entropies = entropy_attn.dot_product_attention(x, x, x, temperature=None, causal=True)
+out, entropies = entropy_attn.dot_product_attention(x, x, x, temperature=None, is_causal=True)
 assert_type(out, jax.Array)
 assert_type(entropies, jax.Array)
-entropy_attn.dot_product_attention(x, x, x, casual=True)  # type: ignore[call-arg]
+entropy_attn.dot_product_attention(x, x, x, is_casual=True)  # type: ignore[call-arg]
 penalty = entropy.penalty(jnp.zeros((2, 1, 4, 2)), jnp.zeros((2, 2)), gamma="0.2")  # type: ignore[arg-type]
 model = entropy_attn.load("runs/a", step=3)
 entropy_attn.load("runs/a", step="last")  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ from entropy_attn import dot_product_attention
 keys = jax.random.split(jax.random.key(0), 3)
 q, k, v = (jax.random.normal(key, (1, 64, 4, 32)) for key in keys)  # batch, length, heads, width
 temperature = jnp.array([0.1, 0.5, 1.0, 4.0])
-out, entropy = dot_product_attention(q, k, v, temperature=temperature)
+out, entropy = dot_product_attention(q, k, v, temperature=temperature, is_causal=True)
 print("out", out.shape, "entropy", entropy.shape)
 for head, t in enumerate(temperature):
   print(f"head {head}: temperature {t:.1f}, mean entropy {entropy[0, :, head].mean():.2f} nats")
