@@ -193,3 +193,12 @@ def test_bfloat16_keys_with_an_offset_in_common_keep_the_gradient_of_queries(nam
   data["k"] = (data["k"].astype(np.float32) + 8).astype(data["k"].dtype)
   found, expected = run(name, data)["dq"], oracle(data)["dq"]
   assert np.linalg.norm(found - expected) <= 1.5e-2 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("logits", [1.0, 100.0])
+def test_bfloat16_keeps_the_gradient_of_temperatures(name, logits):
+  data = inputs(logits, dtype=jnp.bfloat16)
+  found, expected = run(name, data)["drow_scale"], oracle(data)["drow_scale"]
+  # Of sharp rows it is a small difference of large sums.
+  assert np.linalg.norm(found - expected) <= 1e-2 * np.linalg.norm(expected)
