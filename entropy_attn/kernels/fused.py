@@ -9,6 +9,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 
+from entropy_attn import parts
 from entropy_attn.kernels import Forward, blockwise
 
 _PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}  # of the Pallas kernels
@@ -25,6 +26,7 @@ def attend(kernel, options, with_lse, q, k, v, row_scale_HxT, keep, bias):
   Returns:
     out [B, T, H, V] and entropy [B, H, T], differentiable, and log-sum-exp [B, H, T], a constant to derivatives.
   """
+  q, k, v, row_scale_HxT, keep, bias = parts.alike(q, k, v, row_scale_HxT, keep, bias)
   found = _attend(kernel, options, q, k, v, row_scale_HxT, keep, bias)
   if not with_lse:
     return found.out_BxTxHxK, found.entropy_BxHxT
@@ -119,6 +121,8 @@ def choose(implementation, q, k, v, keep, bias) -> str:
     reason = f"a mask of shape {keep.shape}, with an axis of heads or queries"
   if bias is not None:
     reason = "a bias"
+  if not all(isinstance(n, int) for n in (*q.shape, *k.shape)):
+    reason = "symbolic sizes"
   if reason:
     _warn_once(f"attention: implementation={implementation!r} cannot take {reason}; 'blockwise' takes its place")
     return "blockwise"
