@@ -91,9 +91,10 @@ def inputs(logits=1.0, dtype=jnp.float32, seed=0) -> dict:
 
 
 def sizes(data) -> dict:
-  """What the gradients of logits of order one would be multiplied by: the yardstick of their rounding."""
+  """What the gradients of logits of order one are multiplied by: the yardstick of their rounding."""
   steep = max(1.0, float(np.abs(data["row_scale"]).max()))
-  return dict.fromkeys(FIGURES, 1.0) | {"dq": steep, "dk": steep}
+  products = float(np.abs(np.einsum("bthk,bshk->bhts", *(data[x].astype(np.float64) for x in "qk"))).max())
+  return dict.fromkeys(FIGURES, 1.0) | {"dq": steep, "dk": steep, "drow_scale": products}
 
 
 def assert_near(name, data, tolerance):
