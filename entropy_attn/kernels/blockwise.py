@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from entropy_attn.kernels import Forward
 from entropy_attn.kernels.plan import Plan
+from entropy_attn.kernels.transposed import nothing
 
 _LEAST = -1000.0  # exp of it is 0, and 0 times it too
 
@@ -117,7 +118,8 @@ def backward(
   def chunk(dbias, operands):
     pairs_N, queries, dentropy, k_NxSxK, v_NxSxV = operands
     tables = [x if x is None else plan.of_pairs(x, pairs_N) for x in (keep, bias)]
-    sums = [jnp.zeros(x.shape, wide) for x in (k_NxSxK, v_NxSxV, *([] if bias is None else [tables[1]]))]
+    start_at = nothing(operands).astype(wide)  # not 0: under shard_map it varies as they do
+    sums = [jnp.zeros(x.shape, wide) + start_at for x in (k_NxSxK, v_NxSxV, *([] if bias is None else [tables[1]]))]
     parts = []
     for span in plan.spans:
 
@@ -153,7 +155,8 @@ def backward(
   if bias is not None:
     b, h, t, S = bias.shape
     heads = (1, 1) if h == 1 else (plan.G, plan.R)
-    dbias = jnp.zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S), wide)
+    varies = nothing((q_BxTxHxK, k_BxSxGxK, dout_BxTxHxK)).astype(wide)
+    dbias = jnp.zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S), wide) + varies
   queries = tuple(map(plan.queries, (_scaled(q_BxTxHxK, row_scale_HxT), dout_BxTxHxK)))
   dentropy = None if dentropy_BxHxT is None else plan.rows(dentropy_BxHxT)
   dbias, (dq, dk, dv) = jax.lax.scan(
