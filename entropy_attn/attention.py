@@ -3,9 +3,13 @@
 Letters in array names: B batch, T query length, S key length, H heads, G key heads (they divide H), K head width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from entropy_attn import parts
 from entropy_attn.entropy import softmax_with_entropy
 from entropy_attn.kernels import fused
 
@@ -95,10 +99,12 @@ def dot_product_attention(
     found = jnp.zeros((B, T, H, v.shape[-1]), v.dtype), zeros, zeros - jnp.inf
   else:
     if implementation == "reference":
-      out_BxTxHxV, *statistics = _reference(*operands, **options, with_lse=return_residual)
+      attend = functools.partial(_reference, **options, with_lse=return_residual)
     else:
       kernel = fused.choose(implementation, q, k, v, keep, bias)
-      out_BxTxHxV, *statistics = fused.attend(kernel, tuple(options.items()), return_residual, *operands)
+      attend = functools.partial(fused.attend, kernel, tuple(options.items()), return_residual)
+    in_axes, out_axes = ("BTHK", "BSHK", "BSHV", "HT", "BHTS", "BHTS"), ("BTHV", "BHT", "BHT")[: 2 + return_residual]
+    out_BxTxHxV, *statistics = parts.on_each(attend, in_axes, out_axes, "BH", *operands)
     found = out_BxTxHxV, *(jnp.swapaxes(x, 1, 2) for x in statistics)
   if real_BxT is not None:
     nothing = (0, 0, -jnp.inf)
@@ -135,7 +141,7 @@ def _reference(q_BxTxHxK, k_BxSxGxK, v_BxSxGxV, row_scale_HxT, keep, bias, *, ca
 def _row_scale(q_BxTxHxK, scale, temperature) -> jax.Array:
   """What multiplies the products q_i·k_j, scale / t_i, [H, T]."""
   _, T, H, _ = q_BxTxHxK.shape
-  scale = jnp.asarray(scale, jnp.promote_types(q_BxTxHxK.dtype, jnp.float32))
+  scale = jnp.asarray(scale, np.promote_types(q_BxTxHxK.dtype, np.float32))
   if temperature is None:
     return jnp.broadcast_to(scale, (H, T))
   t = jnp.asarray(temperature).astype(scale.dtype)

@@ -3,8 +3,6 @@
 Letters in array names: B batch, T query, S key, H head, L layer. Entropies are in nats.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +76,8 @@ def head_shares(entropy_LxH, max_entropy: float | None = None) -> jax.Array:
     [4] fractions of all heads. Non-finite heads are in no bin, so that the shares then sum to less than one; heads
     above Max count in the last bin.
   """
-  entropy = jnp.asarray(entropy_LxH, jnp.promote_types(jnp.result_type(entropy_LxH), jnp.float32))
+  entropy = jnp.asarray(entropy_LxH)
+  entropy = entropy.astype(jnp.float64 if entropy.dtype == jnp.float64 else jnp.float32)
   finite = jnp.isfinite(entropy)
   largest = jnp.max(jnp.where(finite, entropy, 0)) if max_entropy is None else max_entropy
   bin_of = sum((entropy >= largest * k / 4).astype(jnp.int32) for k in (1, 2, 3))
@@ -168,18 +167,15 @@ def penalty(
   if jnp.shape(thresholds_LxH) != (L, H):
     raise ValueError(f"thresholds_LxH has shape {jnp.shape(thresholds_LxH)}, the entropies need {(L, H)}")
   dtype = entropy_LxBxTxH.dtype
-  if ceiling == "log_T":
-    max_T = jnp.full((T,), math.log(T), dtype)
-  else:
-    max_T = jnp.log(jnp.arange(1, T + 1, dtype=dtype))
+  keys_T = jnp.full((T,), T, dtype) if ceiling == "log_T" else jnp.arange(1, T + 1, dtype=dtype)
+  max_1x1xTx1 = jnp.log(keys_T)[None, None, :, None]
   if reduction == "head_mean":
     entropy_LxBxTxH = jnp.mean(entropy_LxBxTxH, axis=2, keepdims=True)
-    max_T = jnp.mean(max_T, keepdims=True)
-  max_Tx1 = max_T[:, None]
-  delta = entropy_LxBxTxH - thresholds_LxH[:, None, None, :] * max_Tx1
+    max_1x1xTx1 = jnp.mean(max_1x1xTx1, keepdims=True)
+  delta = entropy_LxBxTxH - thresholds_LxH[:, None, None, :] * max_1x1xTx1
   distance = jnp.abs(delta) if sides == "both" else delta
   # Written so that a NaN delta stays NaN instead of falling on the free side of the comparison.
-  cost = jnp.where(distance <= gamma * max_Tx1, 0, delta**2)
+  cost = jnp.where(distance <= gamma * max_1x1xTx1, 0, delta**2)
   if strengths_LxH is not None:
     cost = cost * head_weights(strengths_LxH)[:, None, None, :]
   return jnp.mean(jnp.sum(cost, axis=2))

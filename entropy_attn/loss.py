@@ -1,20 +1,19 @@
 """Cross-entropy of a large vocabulary, in chunks of tokens: the logits of the whole batch never exist at once.
 
-Letters in array names: C chunks, M shards of the batch, B sequences of a shard, T tokens, D model width, V vocabulary.
+Letters in array names: C chunks, M shards of the batch, B sequences of a shard, T tokens, D model width (E: of a
+teacher), V vocabulary.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
-from entropy_attn import sharding
+from entropy_attn import parts, sharding
 
 CHUNKS = 8
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def cross_entropy_sum(
   x_BxTxD: jax.Array, head_DxV: jax.Array, targets_BxT: jax.Array, weights_BxT: jax.Array, dtype: str = "float32"
 ) -> jax.Array:
@@ -34,8 +33,13 @@ def cross_entropy_sum(
   Returns:
     A float32 scalar.
   """
-  head_DxV = sharding.constrain(head_DxV.astype(dtype), (None, "vocab"))
+  fn = lambda *operands: (_cross_entropy(*parts.alike(*operands), dtype),)
+  return parts.on_each(fn, ("BTD", "DV", "BT", "BT"), ("",), "B", x_BxTxD, head_DxV, targets_BxT, weights_BxT)[0]
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _cross_entropy(x_BxTxD, head_DxV, targets_BxT, weights_BxT, dtype):
+  head_DxV = sharding.constrain(head_DxV.astype(dtype), (None, "vocab"))
   operands = _chunks(x_BxTxD, targets_BxT, weights_BxT)
 
   def chunk(total_M, operands):
@@ -57,7 +61,7 @@ def _backward(dtype, saved, dtotal):
   return dx_BxTxD * dtotal, dhead_DxV * dtotal, None, None
 
 
-cross_entropy_sum.defvjp(_forward, _backward)
+_cross_entropy.defvjp(_forward, _backward)
 
 
 def distilled_sum(
@@ -89,7 +93,9 @@ def distilled_sum(
     Three float32 scalars.
   """
   operands = (x_BxTxD, head_DxV, *jax.lax.stop_gradient(teacher), targets_BxT, weights_BxT)
-  total, cross_entropy, kl = _distilled(*operands, weight, temperature, dtypes)
+  fn = lambda *operands: _distilled(*parts.alike(*operands), weight, temperature, dtypes)
+  axes = ("BTD", "DV", "BTE", "EV", "BT", "BT")
+  total, cross_entropy, kl = parts.on_each(fn, axes, ("", "", ""), "B", *operands)
   return total, jax.lax.stop_gradient(cross_entropy), jax.lax.stop_gradient(kl)
 
 
@@ -151,8 +157,8 @@ def _with_gradients(loss_of, x_BxTxD, head_DxV, others, dtype: str, sums: int):
   operands = _chunks(x_BxTxD, *others)
   zeros = (_zeros(operands),) * sums, _zeros(operands, head_DxV.shape, (None, "vocab"))
   (totals, dhead_MxDxV), dx_CxMxBxTxD = jax.lax.scan(chunk, zeros, operands)
-  dx = jnp.moveaxis(dx_CxMxBxTxD, 0, 2)  # M, B, C, T, D
-  dx_BxTxD = dx.reshape(len(x_BxTxD), -1, dx.shape[-1])[:, : x_BxTxD.shape[1]]
+  C, M, B, T, D = dx_CxMxBxTxD.shape
+  dx_BxTxD = jnp.moveaxis(dx_CxMxBxTxD, 0, 2).reshape(M * B, C * T, D)[:, : x_BxTxD.shape[1]]
   gradients = dx_BxTxD.astype(x_BxTxD.dtype), jnp.sum(dhead_MxDxV, axis=0).astype(head_DxV.dtype)
   return tuple(map(jnp.sum, totals)), gradients
 
@@ -172,26 +178,27 @@ def _weighted_loss(logits_MxBxTxV, lse_MxBxT, targets_MxBxT, weights_MxBxT):
 
 def _slope(logits_MxBxTxV, lse_MxBxT, targets_MxBxT, weights_MxBxT):
   """The derivative of `_weighted_loss` in the logits."""
-  hit = targets_MxBxT[..., None] == jnp.arange(logits_MxBxTxV.shape[-1])
+  token = jax.lax.broadcasted_iota(targets_MxBxT.dtype, logits_MxBxTxV.shape, logits_MxBxTxV.ndim - 1)
+  hit = (targets_MxBxT[..., None] == token).astype(logits_MxBxTxV.dtype)
   slope = (jnp.exp(logits_MxBxTxV - lse_MxBxT[..., None]) - hit) * weights_MxBxT[..., None]
   return jnp.where(weights_MxBxT[..., None] > 0, slope, 0)
 
 
 def _zeros(operands, shape=(), axes=()):
   """float32 [M, *shape], a part on each shard."""
-  return sharding.constrain(jnp.zeros((operands[0].shape[1], *shape)), ("batch", *axes))
+  zeros = jnp.zeros((operands[0].shape[1], *shape), jnp.float32)
+  return sharding.constrain(parts.alike(zeros, operands[0])[0], ("batch", *axes))
 
 
 def _chunks(*arrays_BxT):
   """Each [B, T, …] as [C, M, B/M, T/C, …], T padded with zeros to whole chunks."""
   B, T = arrays_BxT[0].shape[:2]
   M = sharding.batch_shards(B)
-  width = math.ceil(T / CHUNKS)
-  chunks = math.ceil(T / width)
+  width = -(-T // CHUNKS)
 
   def cut(x):
-    x = jnp.pad(x, [(0, 0), (0, chunks * width - T)] + [(0, 0)] * (x.ndim - 2))
-    x = jnp.moveaxis(x.reshape(M, B // M, chunks, width, *x.shape[2:]), 2, 0)
+    x = jnp.pad(x, [(0, 0), (0, -T % CHUNKS)] + [(0, 0)] * (x.ndim - 2))
+    x = jnp.moveaxis(x.reshape(M, B // M, CHUNKS, width, *x.shape[2:]), 2, 0)
     return sharding.constrain(x, (None, "batch"))
 
   return tuple(map(cut, arrays_BxT))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from entropy_attn import curriculum, reparam, sharding, sizes
+from entropy_attn import curriculum, parts, reparam, sharding, sizes
 from entropy_attn.attention import dot_product_attention
 from entropy_attn.cache import Cache
 from entropy_attn.loss import cross_entropy_sum
@@ -146,13 +146,13 @@ class GPT(nn.Module):
     if mask_BxT is not None and cache is not None:
       raise ValueError("mask_BxT: a cache keeps no padding")
     embedding_VxD = sharding.constrain(self.token_embedding, ("vocab", None))
-    x_BxTxD = jnp.take(embedding_VxD, tokens_BxT, axis=0)
+    x_BxTxD = parts.take(embedding_VxD, tokens_BxT)
     if c.scale_embeddings:
       x_BxTxD = x_BxTxD * c.d_model**0.5
-    position_TxD = _rows(self.position_embedding, T, cache)
+    position_BxTxD = _rows(self.position_embedding, T, cache)[None]
     if positions_BxT is not None:
-      position_TxD = jnp.take(self.position_embedding, positions_BxT, axis=0, mode="fill")
-    x_BxTxD = self.dropout(x_BxTxD + position_TxD, deterministic=not train)
+      position_BxTxD = parts.take(self.position_embedding, positions_BxT, mode="fill")
+    x_BxTxD = self.dropout(x_BxTxD + position_BxTxD, deterministic=not train)
     x_BxTxD = sharding.constrain(x_BxTxD, _STREAM)
     x_BxTxD, out = self.through_blocks(x_BxTxD, mask_BxT, cache)
     return self.ln_f(x_BxTxD), out
@@ -165,7 +165,7 @@ class GPT(nn.Module):
     first_BxTxHxK = None
     if c.value_residual == "fixed":
       B, T, D = x_BxTxD.shape
-      none_yet = jnp.zeros((B, T, c.num_heads, D // c.num_heads), jnp.dtype(c.dtype))
+      none_yet = jnp.zeros_like(x_BxTxD, jnp.dtype(c.dtype)).reshape(B, T, c.num_heads, D // c.num_heads)
       first_BxTxHxK = sharding.constrain(none_yet, _HEADS)
     carry, outs, kept = (x_BxTxD, first_BxTxHxK), [], c.num_layers - c.ffns_removed
     layers, of = jnp.arange(c.num_layers), lambda part: jax.tree.map(lambda x: x[part], cache)
@@ -348,7 +348,8 @@ class Linear(nn.Module):
       kernel = self.param("gain", nn.initializers.ones_init(), ()) * self.spectral(kernel)
     y = x.astype(dtype) @ kernel.astype(dtype)
     if self.name in BIASED[c.bias]:
-      y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
+      bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
+      y = y + jnp.expand_dims(bias, range(y.ndim - 1))
     return y
 
   def spectral(self, kernel: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """The device mesh, and which array axis lies along which of its axes."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
 
@@ -96,7 +97,7 @@ def laid_out(abstract_state, mesh: Mesh):
 
   def with_sharding(path, leaf):
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-    spec = _spec(mesh, logical_axes(names, leaf.ndim), leaf.shape)
+    spec = _spec(mesh.shape, logical_axes(names, leaf.ndim), leaf.shape)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
   return jax.tree_util.tree_map_with_path(with_sharding, abstract_state)
@@ -128,14 +129,14 @@ def logical_axes(names: list[str], ndim: int) -> tuple[str | None, ...]:
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   """x laid out over the mesh in use (`jax.set_mesh`) by its logical axes; x itself if there is none."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return x if mesh.size <= 1 else jax.lax.with_sharding_constraint(x, _spec(mesh, axes, x.shape))
+  sizes = _in_use()
+  return x if math.prod(sizes.values()) == 1 else jax.lax.with_sharding_constraint(x, _spec(sizes, axes, x.shape))
 
 
 def batch_shards(batch_size: int) -> int:
   """Parts that the mesh in use cuts a batch into; 1 if it does not divide the batch."""
-  mesh = jax.sharding.get_abstract_mesh()
-  shards = math.prod(mesh.shape.get(axis, 1) for axis in RULES.batch)
+  sizes = _in_use()
+  shards = math.prod(sizes.get(axis, 1) for axis in RULES.batch)
   return shards if batch_size % shards == 0 else 1
 
 
@@ -147,22 +148,33 @@ def per_shard(fn, in_axes, out_axes, *arrays):
   Args:
     in_axes, out_axes: logical axes of each array and of each output.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.size <= 1:
+  sizes = _in_use()
+  if math.prod(sizes.values()) == 1:
     return fn(*arrays)
-  in_specs = tuple(_spec(mesh, axes, x.shape) for axes, x in zip(in_axes, arrays, strict=True))
+  in_specs = tuple(_spec(sizes, axes, x.shape) for axes, x in zip(in_axes, arrays, strict=True))
   outs = jax.eval_shape(fn, *arrays)
-  out_specs = tuple(_spec(mesh, axes, x.shape) for axes, x in zip(out_axes, outs, strict=True))
-  return jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arrays)
+  out_specs = tuple(_spec(sizes, axes, x.shape) for axes, x in zip(out_axes, outs, strict=True))
+  return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, axis_names=set(sizes))(*arrays)
 
 
-def _spec(mesh, axes, shape) -> PartitionSpec:
+def _in_use() -> dict[str, int]:
+  """The axes of the mesh in use (`jax.set_mesh`) that are laid out by the rules, and their sizes.
+
+  Not those within a `jax.shard_map` over them, nor Explicit ones: the types of the arrays say what lies over these.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+  return {name: mesh.shape[name] for name, kind in kinds if name in MESH_AXES and kind == AxisType.Auto}
+
+
+def _spec(sizes: Mapping[str, int], axes, shape) -> PartitionSpec:
   """Mesh axes of each logical axis; an axis whose size the mesh does not divide stays whole."""
   spec = []
   for axis, size in zip(axes, shape, strict=False):
-    names = getattr(RULES, axis) if axis else None
-    shards = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
-    spec.append(names if size % shards == 0 else None)
+    wanted = getattr(RULES, axis) if axis else None
+    names = tuple(name for name in ((wanted,) if isinstance(wanted, str) else wanted or ()) if name in sizes)
+    whole = not names or size % math.prod(sizes[name] for name in names)
+    spec.append(None if whole else names if len(names) > 1 else names[0])
   return PartitionSpec(*spec)
 
 

@@ -6,10 +6,11 @@ head, K head width; C chunks of N pairs of a sequence and a key head; M = R Q qu
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from entropy_attn import parts
 from entropy_attn.kernels import Forward
 from entropy_attn.kernels.plan import Plan
-from entropy_attn.kernels.transposed import nothing
 
 _LEAST = -1000.0  # exp of it is 0, and 0 times it too
 
@@ -112,15 +113,14 @@ def backward(
   """
   del forward
   plan = Plan.of(q_BxTxHxK, k_BxSxGxK, causal, window)
-  wide = row_scale_HxT.dtype
+  zeros = lambda shape: parts.alike(jnp.zeros(shape, row_scale_HxT.dtype), q_BxTxHxK)[0]
 
   # The logits lie transposed, keys before rows: so each of the five products is one of untransposed matrices.
   def chunk(dbias, operands):
     pairs_N, queries, dentropy, k_NxSxK, v_NxSxV = operands
     tables = [x if x is None else plan.of_pairs(x, pairs_N) for x in (keep, bias)]
-    start_at = nothing(operands).astype(wide)  # not 0: under shard_map it varies as they do
-    sums = [jnp.zeros(x.shape, wide) + start_at for x in (k_NxSxK, v_NxSxV, *([] if bias is None else [tables[1]]))]
-    parts = []
+    sums = [zeros(x.shape) for x in (k_NxSxK, v_NxSxV, *([] if bias is None else [tables[1]]))]
+    dq_parts = []
     for span in plan.spans:
 
       def block(sums, i, span=span):
@@ -146,24 +146,23 @@ def backward(
         return sums, _dot("NKW,NWM->NKM", jnp.swapaxes(k, 1, 2), ds)
 
       sums, dq = jax.lax.scan(block, sums, span.first + jnp.arange(span.count))
-      parts.append(plan.join(jnp.swapaxes(dq, 2, 3)))
+      dq_parts.append(plan.join(jnp.swapaxes(dq, 2, 3)))
     if bias is not None:
       dbias = dbias.at[plan.indices(pairs_N[: len(sums[2])], bias.shape[0], bias.shape[1])].add(sums.pop())
-    return dbias, (jnp.concatenate(parts, axis=2), *sums)
+    return dbias, (jnp.concatenate(dq_parts, axis=2), *sums)
 
   dbias = None
   if bias is not None:
     b, h, t, S = bias.shape
     heads = (1, 1) if h == 1 else (plan.G, plan.R)
-    varies = nothing((q_BxTxHxK, k_BxSxGxK, dout_BxTxHxK)).astype(wide)
-    dbias = jnp.zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S), wide) + varies
+    dbias = zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S))
   queries = tuple(map(plan.queries, (_scaled(q_BxTxHxK, row_scale_HxT), dout_BxTxHxK)))
   dentropy = None if dentropy_BxHxT is None else plan.rows(dentropy_BxHxT)
   dbias, (dq, dk, dv) = jax.lax.scan(
     chunk, dbias, (plan.pairs(), queries, dentropy, plan.keys(k_BxSxGxK), plan.keys(v_BxSxGxK))
   )
   dq_BxTxHxK = plan.to_BxTxHxK(dq)  # of the scaled queries
-  drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK, axis=-1).swapaxes(1, 2)
+  drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK.astype(dq_BxTxHxK.dtype), axis=-1).swapaxes(1, 2)
   gradients = (
     _scaled(dq_BxTxHxK, row_scale_HxT).astype(q_BxTxHxK.dtype),
     plan.to_BxSxGxK(dk).astype(k_BxSxGxK.dtype),
@@ -216,19 +215,21 @@ def _added(plan, sum_, x, i, start):
   if x.ndim == 3:
     places = (0, start, 0)
   else:
-    places = (0, 0, i * plan.Q if sum_.shape[2] > 1 else 0, start)
+    places = (0, 0, i * plan.Q if sum_.shape[2] != 1 else 0, start)
   before = jax.lax.dynamic_slice(sum_, places, x.shape)
   return jax.lax.dynamic_update_slice(sum_, before + x, places)
 
 
 def _scaled(x_BxTxHxK, row_scale_HxT):
   """Queries times their scale, in float32 (or float64): the logits are then a product alone."""
-  return x_BxTxHxK * row_scale_HxT.T[None, :, :, None]
+  return x_BxTxHxK.astype(row_scale_HxT.dtype) * row_scale_HxT.T[None, :, :, None]
 
 
 def _dot(subscripts, a, b):
   """A product accumulated in float32, or float64 for float64 operands."""
-  wide = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
-  if jax.default_backend() == "cpu":  # whose compiler has no batched product of bfloat16 into float32
+  wide = np.result_type(a.dtype, b.dtype, np.float32)
+  if (
+    a.dtype != b.dtype or jax.default_backend() == "cpu"
+  ):  # whose compiler has no batched product of bfloat16 into float32
     a, b = a.astype(wide), b.astype(wide)
   return jnp.einsum(subscripts, a, b, preferred_element_type=wide)

@@ -10,6 +10,7 @@ import jax
 from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
+from entropy_attn import parts
 from entropy_attn.kernels import Forward, blockwise, transposed
 
 _PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}  # of the Pallas kernels
@@ -26,6 +27,7 @@ def attend(kernel, options, with_lse, q, k, v, row_scale_HxT, keep, bias):
   Returns:
     out [B, T, H, V] and entropy [B, H, T], differentiable, and log-sum-exp [B, H, T], a constant to derivatives.
   """
+  q, k, v, row_scale_HxT, keep, bias = parts.alike(q, k, v, row_scale_HxT, keep, bias)
   found = _attend(kernel, options, False, q, k, v, row_scale_HxT, keep, bias)
   if not with_lse:
     return found.out_BxTxHxK, found.entropy_BxHxT
@@ -111,6 +113,8 @@ def _per_platform(kernel, direction, operands, options):
   plain = functools.partial(getattr(blockwise, direction), **options)
   if kernel == "blockwise":
     return plain(*operands)
+  if direction == "forward":
+    plain = functools.partial(_as_pallas, **options)
   pallas = functools.partial(getattr(_module(kernel), direction), **options)
 
   def fused(q, k, v, row_scale_HxT, keep, *rest_and_bias):
@@ -119,6 +123,12 @@ def _per_platform(kernel, direction, operands, options):
     return pallas(q, k, v, row_scale_HxT, keep_BxS, *rest)
 
   return jax.lax.platform_dependent(*operands, default=plain, **{_PLATFORMS[kernel]: fused})
+
+
+def _as_pallas(*operands, **options) -> Forward:
+  """`blockwise.forward` with a figure in each field that the Pallas kernels fill; its own backward pass reads none."""
+  found = blockwise.forward(*operands, **options)
+  return found._replace(unscaled_BxHxT=found.largest_BxHxT)
 
 
 def _module(kernel):
@@ -144,6 +154,8 @@ def choose(implementation, q, k, v, keep, bias) -> str:
     reason = f"a mask of shape {keep.shape}, with an axis of heads or queries"
   if bias is not None:
     reason = "a bias"
+  if not all(isinstance(n, int) for n in (*q.shape, *k.shape)):
+    reason = "symbolic sizes"
   if reason:
     _warn_once(f"attention: implementation={implementation!r} cannot take {reason}; 'blockwise' takes its place")
     return "blockwise"

@@ -55,6 +55,8 @@ class Plan:
     S, G = k_BxSxGxK.shape[1:3]
     left, right = (S + T, S + T) if window is None else window
     right = 0 if causal else right
+    if not all(isinstance(n, int) for n in (B, T, S)):  # symbolic, for jax.export: nothing can be asked of them
+      return cls(B, T, S, H, G, _ROWS, G, left, right)
     blocks = math.ceil(T / _ROWS) if T > _ROWS else min(2, T)
     Q = math.ceil(T / blocks / 8) * 8 if T > 8 else T
     logits = _LOGITS_CPU if S > _SHORT else _LOGITS_CPU_SHORT
@@ -70,10 +72,12 @@ class Plan:
 
   @property
   def blocks(self) -> int:
-    return math.ceil(self.T / self.Q)
+    return -(-self.T // self.Q)
 
   @property
   def spans(self) -> list[Span]:
+    if not isinstance(self.blocks, int) or not isinstance(self.S, int):
+      return [Span(0, self.blocks, 0, self.S, self.S)]
     seen = self.left + self.Q + self.right  # keys of a block
     # Keys end with the rows, and a block sees many of them: a loop for each few blocks. Otherwise one for all.
     step = math.ceil(self.blocks / _SPANS) if self.right < self.S < 4 * seen else self.blocks
@@ -128,7 +132,7 @@ class Plan:
   def of_pairs(self, x_BxHxTxS, pairs_N):
     """What a mask or bias, each of whose first three axes may be 1, says of a chunk: [N or 1, R or 1, T or 1, S]."""
     b, h, t, _ = x_BxHxTxS.shape
-    if t > 1:
+    if t != 1:
       x_BxHxTxS = self.whole(x_BxHxTxS)
     x = x_BxHxTxS.reshape(b, *((1, 1) if h == 1 else (self.G, self.R)), *x_BxHxTxS.shape[2:])
     if b == h == 1:
@@ -137,11 +141,11 @@ class Plan:
 
   def indices(self, pairs_N, b: int, h: int):
     """Of a chunk's pairs in arrays [B or 1, G or 1]."""
-    return pairs_N // self.G if b > 1 else 0 * pairs_N, pairs_N % self.G if h > 1 else 0 * pairs_N
+    return pairs_N // self.G if b != 1 else 0 * pairs_N, pairs_N % self.G if h != 1 else 0 * pairs_N
 
   def tile(self, x_NxRxTxS, i, start, width):
     """The part of `of_pairs` for block i and its keys, broadcastable to [N, M, W]."""
-    if x_NxRxTxS.shape[2] > 1:
+    if x_NxRxTxS.shape[2] != 1:
       x_NxRxTxS = self.block(x_NxRxTxS, i)
     x = jax.lax.dynamic_slice_in_dim(x_NxRxTxS, start, width, axis=3)
     return self.merged(jnp.broadcast_to(x, (x.shape[0], self.R, self.Q, width)))
