@@ -23,6 +23,9 @@ KERNELS = {
 }
 
 
+ROUNDING = 1 if jax.default_backend() == "cpu" else 4  # a chip's float32 products are three of 11 bits, or six of 8
+
+
 def mode(name):
   """Options of a kernel: interpreted anywhere but on its own chip."""
   return {} if name == "blockwise" else {"interpret": jax.default_backend() != name}
@@ -123,7 +126,7 @@ SHAPES = st.sampled_from(
 @example(shape=(2, 1, 200, 4, 2, 16), causal=False, keep=True, log_t=0.0, seed=2)  # a query of one row
 def test_equals_the_float64_reference(name, shape, causal, keep, log_t, seed):
   # A cold softmax multiplies the rounding of its logits: the tolerance grows with them.
-  tolerance = 4e-6 * max(1, 10**-log_t)
+  tolerance = 4e-6 * ROUNDING * max(1, 10**-log_t)
   assert_equal(name, inputs(seed, *shape, log_t=log_t, keep=keep), causal, tolerance)
 
 
@@ -197,7 +200,7 @@ def test_without_entropy_the_rest_is_the_same(name):
   ],
 )
 def test_windows_and_soft_caps_equal_the_float64_reference(name, shape, causal, window, softcap):
-  assert_equal(name, inputs(6, *shape, keep=shape[0] > 1), causal, 4e-6, window=window, softcap=softcap)
+  assert_equal(name, inputs(6, *shape, keep=shape[0] > 1), causal, 4e-6 * ROUNDING, window=window, softcap=softcap)
 
 
 @pytest.mark.parametrize("name, platform", [("gpu", "cuda"), ("tpu", "tpu")])
