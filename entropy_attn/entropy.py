@@ -37,8 +37,10 @@ def softmax_with_entropy(logits: jax.Array, mask: jax.Array | None = None) -> tu
   mask = jnp.ones((), bool) if mask is None else mask
   # Where the compiler makes logits anew for each use, they are not the same to the last digit: s − m could be above 0.
   logits = jax.lax.optimization_barrier(logits)
-  m = jax.lax.stop_gradient(jnp.max(jnp.where(mask, logits, -jnp.inf), axis=-1, keepdims=True))
-  shifted = jnp.where(mask, logits - jnp.where(jnp.isneginf(m), 0, m), -jnp.inf)
+  # Masked before s − m is taken: a scale of s would else be fused with the difference, unrounded as m is not.
+  logits = jnp.where(mask, logits, -jnp.inf)
+  m = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  shifted = logits - jnp.where(jnp.isneginf(m), 0, m)
   weights = jnp.exp(shifted)
   l = jnp.sum(weights, axis=-1, keepdims=True)
   r = jnp.sum(weights * jnp.maximum(shifted, _LEAST), axis=-1, keepdims=True)
@@ -134,6 +136,7 @@ def penalty(
   entropy_LxBxTxH: jax.Array,
   thresholds_LxH: jax.Array,
   *,
+  weights_BxT: jax.Array | None = None,
   strengths_LxH: jax.Array | None = None,
   gamma: float = 0.2,
   reduction: str = "per_query_sum",
@@ -147,6 +150,8 @@ def penalty(
   Args:
     entropy_LxBxTxH: nats.
     thresholds_LxH: theta, the threshold weights of each head.
+    weights_BxT: weight of each query, or [B, 1] of each sequence; 0 for padding, whatever its entropy is. Queries are
+      summed or averaged with them, and sequences averaged with the largest of theirs. None: all weigh the same.
     strengths_LxH: learned strengths of the heads; see `head_weights`. None: all weigh the same.
     gamma: the tolerance margin, in parts of E_max.
     reduction: per_query_sum penalises the entropy of each query and sums over queries (the released code);
@@ -163,22 +168,40 @@ def penalty(
   _check("reduction", reduction, REDUCTIONS)
   _check("sides", sides, SIDES)
   _check("ceiling", ceiling, CEILINGS)
-  L, _, T, H = entropy_LxBxTxH.shape
+  L, B, T, H = entropy_LxBxTxH.shape
   if jnp.shape(thresholds_LxH) != (L, H):
     raise ValueError(f"thresholds_LxH has shape {jnp.shape(thresholds_LxH)}, the entropies need {(L, H)}")
   dtype = entropy_LxBxTxH.dtype
   keys_T = jnp.full((T,), T, dtype) if ceiling == "log_T" else jnp.arange(1, T + 1, dtype=dtype)
   max_1x1xTx1 = jnp.log(keys_T)[None, None, :, None]
+  weights_1xBxTx1 = None
+  if weights_BxT is not None:
+    if jnp.shape(weights_BxT) not in ((B, T), (B, 1)):
+      raise ValueError(f"weights_BxT has shape {jnp.shape(weights_BxT)}, the entropies need {(B, T)} or {(B, 1)}")
+    weights_1xBxTx1 = jnp.broadcast_to(jnp.asarray(weights_BxT, dtype), (B, T))[None, :, :, None]
+    entropy_LxBxTxH = jnp.where(weights_1xBxTx1 > 0, entropy_LxBxTxH, 0)
   if reduction == "head_mean":
-    entropy_LxBxTxH = jnp.mean(entropy_LxBxTxH, axis=2, keepdims=True)
-    max_1x1xTx1 = jnp.mean(max_1x1xTx1, keepdims=True)
+    entropy_LxBxTxH = _mean_of_queries(entropy_LxBxTxH, weights_1xBxTx1)
+    max_1x1xTx1 = _mean_of_queries(max_1x1xTx1, weights_1xBxTx1)
   delta = entropy_LxBxTxH - thresholds_LxH[:, None, None, :] * max_1x1xTx1
   distance = jnp.abs(delta) if sides == "both" else delta
   # Written so that a NaN delta stays NaN instead of falling on the free side of the comparison.
   cost = jnp.where(distance <= gamma * max_1x1xTx1, 0, delta**2)
   if strengths_LxH is not None:
     cost = cost * head_weights(strengths_LxH)[:, None, None, :]
-  return jnp.mean(jnp.sum(cost, axis=2))
+  if weights_1xBxTx1 is None:
+    return jnp.mean(jnp.sum(cost, axis=2))
+  largest_1xBx1x1 = jnp.max(weights_1xBxTx1, axis=2, keepdims=True)
+  weighed = cost * (largest_1xBx1x1 if reduction == "head_mean" else weights_1xBxTx1)
+  return jnp.sum(jnp.mean(weighed, axis=(0, 3))) / jnp.sum(largest_1xBx1x1)
+
+
+def _mean_of_queries(x_LxBxTxH, weights_1xBxTx1):
+  if weights_1xBxTx1 is None:
+    return jnp.mean(x_LxBxTxH, axis=2, keepdims=True)
+  sum_1xBx1x1 = jnp.sum(weights_1xBxTx1, axis=2, keepdims=True)
+  shares_1xBxTx1 = weights_1xBxTx1 / jnp.where(sum_1xBx1x1 == 0, 1, sum_1xBx1x1)
+  return jnp.sum(x_LxBxTxH * shares_1xBxTx1, axis=2, keepdims=True)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
