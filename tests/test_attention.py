@@ -241,3 +241,14 @@ def test_transformations_compose(implementation, order):
 
   for a, b in zip(*map(jax.tree.leaves, (found(implementation), found("reference"))), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_without_jit_a_second_call_compiles_nothing():
+  q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(13), T=11))
+  gradient = jax.grad(lambda q: sum(map(jnp.sum, entropy_attn.dot_product_attention(q, k, v, is_causal=True))))
+  compiled, other = [], 2 * gradient(q)
+  jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+  gradient(other)
+  assert not [name for name in compiled if "backend_compile" in name]
+  jax.jit(lambda x: x + 13)(q)
+  assert [name for name in compiled if "backend_compile" in name]  # the listener hears

@@ -16,6 +16,7 @@ from entropy_attn.kernels import Forward, blockwise, transposed
 _PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}  # of the Pallas kernels
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # without an outer jit, a loop would be compiled anew each time
 def attend(kernel, options, with_lse, q, k, v, row_scale_HxT, keep, bias):
   """Attention by `kernel`, one that `choose` gave.
 
