@@ -56,7 +56,8 @@ def head_means(entropy_LxBxTxH: jax.Array, weights_B: jax.Array | None = None) -
   per_sequence_LxBxH = jnp.mean(entropy_LxBxTxH, axis=2)
   if weights_B is None:
     return jnp.mean(per_sequence_LxBxH, axis=1)
-  kept_LxBxH = jnp.where(weights_B[:, None] > 0, per_sequence_LxBxH * weights_B[:, None], 0)
+  weights_1xBx1 = weights_B[None, :, None]
+  kept_LxBxH = jnp.where(weights_1xBx1 > 0, per_sequence_LxBxH * weights_1xBx1, 0)
   return jnp.sum(kept_LxBxH, axis=1) / jnp.sum(weights_B)
 
 
