@@ -26,7 +26,7 @@ from jax.experimental import topologies
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from benchmarks.programs import gathered_in_attention, square_buffers
+from benchmarks.programs import gathered_in_attention, moved_bytes, square_buffers
 from entropy_attn import config as config_lib
 from entropy_attn import sharding
 from entropy_attn.kernels import Forward, gpu, tpu
@@ -71,6 +71,7 @@ class Compiled:
   text: str
   temporary_bytes: int
   total_bytes: int
+  least_bytes: int  # arguments and results
   kernels: tuple[Kernel, ...] = ()
 
 
@@ -91,25 +92,38 @@ def compile_traced(chip: str, traced) -> Compiled:
     program = lowered.compile(compiler_options=options)
     kernels = _kernels(dump) if chip == "h100" else ()
   memory = program.memory_analysis()
-  total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+  least = memory.argument_size_in_bytes + memory.output_size_in_bytes
   return Compiled(
-    program.as_text(), memory.temp_size_in_bytes, total - memory.alias_size_in_bytes, tuple(sorted(kernels, key=str))
+    program.as_text(),
+    memory.temp_size_in_bytes,
+    least + memory.temp_size_in_bytes - memory.alias_size_in_bytes,
+    least,
+    tuple(sorted(kernels, key=str)),
   )
 
 
-def attention(chip: str, B, T, H, G, K, dtype, *, backward, causal=True, keep=False, with_entropy=True) -> Compiled:
-  """The chip's kernel alone on one device; for its forward or its backward pass."""
+def attention(
+  chip: str, B, T, H, G, K, dtype, *, backward, keep=False, with_entropy=True, x64=False, **options
+) -> Compiled:
+  """The chip's kernel alone on one device; for its forward or its backward pass.
+
+  Args:
+    keep: with a mask of keys.
+    x64: under jax_enable_x64.
+    options: of the kernel: causal (True unless given), window, softcap.
+  """
+  options = {"causal": True} | options
   mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,), devices=devices(chip)[:1])
   a = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
   q, k, rows = a(dtype, B, T, H, K), a(dtype, B, T, G, K), a(jnp.float32, B, H, T)
   operands = (q, k, k, a(jnp.float32, H, T), a(jnp.bool_, B, T) if keep else None)
   if backward:
-    entropy = rows if with_entropy else None
-    operands += (Forward(q, entropy, rows, rows, q if dtype != jnp.float32 else None), q, entropy)
-    fn = functools.partial(KERNELS[chip].backward, causal=causal)
+    entropy, dentropy = (rows, rows) if with_entropy else (None, None)
+    operands += (Forward(q, entropy, rows, rows, None if dtype == "float32" else q, rows), q, dentropy)
+    fn = functools.partial(KERNELS[chip].backward, **options)
   else:
-    fn = functools.partial(KERNELS[chip].forward, causal=causal, with_entropy=with_entropy)
-  with jax.set_mesh(mesh):
+    fn = functools.partial(KERNELS[chip].forward, with_entropy=with_entropy, with_rest=True, **options)
+  with jax.set_mesh(mesh), jax.enable_x64(x64):
     return compile_traced(chip, jax.jit(fn).trace(*operands))
 
 
@@ -165,23 +179,40 @@ def _kernels(dump: pathlib.Path) -> list[Kernel]:
 
 
 KERNEL_CASES = [(64, "bfloat16"), (128, "bfloat16"), (256, "bfloat16"), (64, "float32"), (128, "float32")]
+# Plain, as the model calls them; and all that a call may ask for at once.
+KERNEL_OPTIONS = {
+  "": {},
+  "padding": {"keep": True},
+  "no entropy": {"with_entropy": False},
+  "padding, window, soft cap": {"keep": True, "causal": False, "window": (100, 100), "softcap": 50.0, "x64": True},
+}
 WIDEST = {"h100": [("bfloat16", 256), ("float32", 128)], "v5e": [("bfloat16", 512), ("float32", 384)]}
 STEP_CASES = [(512, 32), (2048, 8), (32768, 1)]
 
 
-KERNEL_HEAD = ("H100 kernel", "head width", "dtype", "registers", "spilled bytes", "shared KiB", "tensor cores")
+KERNEL_HEAD = (
+  "H100 kernel",
+  "asked",
+  "head width",
+  "dtype",
+  "registers",
+  "spilled bytes",
+  "shared KiB",
+  "tensor cores",
+)
 PROGRAM_HEAD = ("chip", "program", "T", "temporary MiB", "in all GiB", "buffers of T × T", "gathered in attention")
+MOVED_HEAD = ("chip", "program", "T", "arguments and results, MiB", "read and written, MiB", "ratio")
 
 
 def report() -> dict:
   """What the compilers say of every kernel and program; each is named on standard error while it is compiled."""
   kernels, programs = [], []
   for K, dtype in KERNEL_CASES:
-    for options in ({}, {"keep": True}, {"with_entropy": False}):
+    for asked, options in KERNEL_OPTIONS.items():
       for backward in (False, True):
-        _say(f"H100 kernel, {dtype}, width {K}, {'backward' if backward else 'forward'} {options or ''}")
+        _say(f"H100 kernel, {dtype}, width {K}, {'backward' if backward else 'forward'} {asked}")
         for kernel in attention("h100", 2, 1024, 4, 4, K, dtype, backward=backward, **options).kernels:
-          kernels.append({"head_width": K, "dtype": dtype, **options} | dataclasses.asdict(kernel))
+          kernels.append({"head_width": K, "dtype": dtype, "asked": asked} | dataclasses.asdict(kernel))
 
   def add(chip, program, T, compile_):
     _say(f"{chip}, {program}, T={T:,}")
@@ -192,10 +223,15 @@ def report() -> dict:
       | {"temporary_bytes": compiled.temporary_bytes, "total_bytes": compiled.total_bytes}
       | {"kernels": sorted({kernel.name for kernel in compiled.kernels})}
     )
+    if program.startswith("attention"):  # no loops but a kernel's own
+      programs[-1] |= {"least_bytes": compiled.least_bytes, "moved_bytes": moved_bytes(compiled.text)}
 
   def highest(chip, dtype, K, backward):
     with jax.default_matmul_precision("highest"):  # what some users set: nothing to these kernels
       return attention(chip, 1, 2048, 4, 2, K, dtype, backward=backward, keep=True)
+
+  def everything(chip, dtype, backward):
+    return attention(chip, 1, 2048, 4, 2, 64, dtype, backward=backward, **KERNEL_OPTIONS["padding, window, soft cap"])
 
   for chip in PLATFORMS:
     for dtype in ("bfloat16", "float32"):
@@ -203,6 +239,9 @@ def report() -> dict:
         for backward in (False, True):
           alone = functools.partial(attention, chip, 1, T, 12, 4, 64, dtype, backward=backward, keep=T == 1000)
           add(chip, f"attention, {dtype}, {'backward' if backward else 'forward'}", T, alone)
+      for backward in (False, True):
+        name = f"attention, {dtype}, padding, window, soft cap, x64, {'backward' if backward else 'forward'}"
+        add(chip, name, 2048, functools.partial(everything, chip, dtype, backward))
     for dtype, K in WIDEST[chip]:
       for backward in (False, True):
         name = f"attention, {dtype}, width {K}, {'backward' if backward else 'forward'}"
@@ -221,7 +260,7 @@ def text(found: dict) -> str:
   """The report as tables."""
   kernels = [
     (
-      k["name"] + ", padding" * k.get("keep", False), str(k["head_width"]), k["dtype"], str(k["registers"]),
+      k["name"], k["asked"], str(k["head_width"]), k["dtype"], str(k["registers"]),
       str(k["spilled_bytes"]), f"{k['shared_bytes'] / 2**10:.0f}", k["tensor_cores"],
     )
     for k in found["kernels"]
@@ -233,8 +272,18 @@ def text(found: dict) -> str:
     )
     for p in found["programs"]
   ]  # fmt: skip
-  parts = [tables.markdown(KERNEL_HEAD, kernels, left=(0, 2, 6)), tables.markdown(PROGRAM_HEAD, programs, left=(0, 1))]
-  return "\n\n".join(parts)
+  moved = [
+    (
+      p["chip"], p["program"], f"{p['T']:,}", f"{p['least_bytes'] / 2**20:,.1f}", f"{p['moved_bytes'] / 2**20:,.1f}",
+      f"{p['moved_bytes'] / p['least_bytes']:.2f}",
+    )
+    for p in found["programs"] if "moved_bytes" in p
+  ]  # fmt: skip
+  parts = [
+    tables.markdown(KERNEL_HEAD, kernels, left=(0, 1, 3, 7)),
+    tables.markdown(PROGRAM_HEAD, programs, left=(0, 1)),
+  ]
+  return "\n\n".join([*parts, tables.markdown(MOVED_HEAD, moved, left=(0, 1))])
 
 
 def _say(what: str) -> None:

@@ -5,12 +5,10 @@
 The new text alone is on standard output. --json=FILE has, of each token, its probability and every head's entropy.
 """
 
-import sys
-
 from absl import flags
 
 from entropy_attn import cli, prompting
-from entropy_attn.errors import UserError, printable
+from entropy_attn.errors import UserError
 from entropy_attn.progress import say
 
 FLAGS = flags.FLAGS
@@ -40,18 +38,12 @@ def main() -> None:
   say(model.description)
   decoder = decode.Decoder(model)
   ids = prompting.encode(model.tokenizer)
-  result = decode.generate(decoder, ids, FLAGS.tokens, **prompting.drawing(), on_text=_show)
+  result = decode.generate(decoder, ids, FLAGS.tokens, **prompting.drawing(), on_text=prompting.show)
   cli.write_json(result)
   print(flush=True)
   if result["ended"] == "positions":
     say(f"note: ended where the model can read no more: it has {decoder.positions:,} positions")
   say(_took(result))
-
-
-def _show(text: str) -> None:
-  """Prints text at once: as it is, but for what could move a terminal's cursor."""
-  if text:
-    print(printable(text, keep="\n\t") if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def _took(result: dict) -> str:

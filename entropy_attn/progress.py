@@ -63,6 +63,13 @@ def watched() -> bool:
     return False
 
 
+def control(codes: str) -> None:
+  """Writes codes that move the cursor to the terminal that shows the bars; nothing where there is none."""
+  if watched() and _is_first():
+    _STREAM.write(codes)
+    _STREAM.flush()
+
+
 class Lines:
   """A bar for a file: a line every half a minute and, unless it is within another bar and was quick, at the end."""
 

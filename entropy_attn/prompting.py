@@ -1,12 +1,13 @@
 """Flags of what goes on from a prompt: the same for `generate`, in the clear, and `private.generate`."""
 
 import re
+import sys
 
 from absl import flags
 
 from entropy_attn import cli
 from entropy_attn.data import decoding
-from entropy_attn.errors import UserError
+from entropy_attn.errors import UserError, printable
 
 FLAGS = flags.FLAGS
 
@@ -53,6 +54,12 @@ def drawing() -> dict[str, object]:
   """What the other flags say, as arguments of `decode.generate` and `private.parties.client.generate`."""
   names = ("temperature", "top_k", "top_p", "seed")
   return {"stops": tuple(FLAGS.stop), **{name: FLAGS[name].value for name in names}}
+
+
+def show(text: str) -> None:
+  """Prints new text at once on standard output: as it is, but for what could move a terminal's cursor."""
+  if text:
+    print(printable(text, keep="\n\t") if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def _prompt_ids() -> list[int] | None:

@@ -19,7 +19,7 @@ pytestmark = [
   ),
 ]
 
-H100_SHARED_BYTES = 232_448  # the most that one block may have
+SHARED_BYTES = 99 * 2**10  # the most that a block may have on any chip since Ampere
 H100_BYTES, V5E_BYTES = 80e9, 16e9
 
 
@@ -32,11 +32,11 @@ def report(tmp_path_factory):
 
 
 def test_gpu_kernels_spill_nothing_and_use_tensor_cores_within_shared_memory(report):
-  # 5 widths and dtypes × (plain, padding, without entropy) × (forward, dq, dkdv)
-  assert len(report["kernels"]) == 45
+  # (plain, padding, without entropy, all options) × (forward, dq, dkdv of 5 widths and dtypes, row terms of 2)
+  assert len(report["kernels"]) == 4 * (5 * 3 + 2)
   for kernel in report["kernels"]:
     assert kernel["spilled_bytes"] == 0, kernel
-    assert 0 < kernel["shared_bytes"] <= H100_SHARED_BYTES, kernel
+    assert 0 < kernel["shared_bytes"] <= SHARED_BYTES, kernel
     assert kernel["tensor_cores"] in ("wgmma", "mma"), kernel
     if kernel["dtype"] == "bfloat16" and kernel["head_width"] <= 128:
       assert kernel["tensor_cores"] == "wgmma", kernel
@@ -48,6 +48,13 @@ def test_no_program_holds_an_attention_matrix_unless_asked_for(report):
   assert [program for program in programs if program["square_buffers"]] == []
   asked = [program for program in report["programs"] if "reference" in program["program"]]
   assert len(asked) == 1 and asked[0]["square_buffers"]
+
+
+def test_the_gpu_kernels_are_given_no_copies(report):
+  for program in report["programs"]:
+    if program["chip"] == "h100" and program["T"] == 2048 and program["program"].endswith("forward"):
+      # Masks of keys are made integers, statistics scaled: a hundredth of what the kernel reads.
+      assert program["moved_bytes"] < 1.05 * program["least_bytes"], program
 
 
 def test_the_step_runs_the_kernels_and_fits_the_chip_up_to_32768_tokens(report):

@@ -57,7 +57,9 @@ def test_gradients_of_both_outputs_equal_float64_finite_differences(implementati
     return (out * out_weight).sum() + (value * entropy_weight).sum()
 
   def ours(q, k, v, t):
-    out, value = entropy_attn.dot_product_attention(q, k, v, temperature=t, is_causal=True, implementation=implementation)
+    out, value = entropy_attn.dot_product_attention(
+      q, k, v, temperature=t, is_causal=True, implementation=implementation
+    )
     return (out * out_weight).sum() + (value * entropy_weight).sum()
 
   inputs = [q, k, v, t]

@@ -45,7 +45,6 @@ STAND_INS = {
 }  # fmt: skip
 MINE = {"mine.py": "import jax\nsilu = lambda x: jax.nn.silu(x)\n", "mine.txt": "def f(x):\n  return x + 1\n" * 20}
 
-# Heads are 16 wide: material for longer prompts fits shorter ones while both have at most 2.5 keys a head width.
 _TINY = {
   "model.num_layers": 2, "model.num_heads": 2, "model.d_model": 32, "model.context_length": 32,
   "model.max_positions": 64, "model.vocab_size": 300, "model.dtype": "float32", "train.steps": 4,

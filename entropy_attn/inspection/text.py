@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from entropy_attn.data import decoding
-from entropy_attn.data.stream import UNDECODED
+from entropy_attn.data.stream import TextStream
 from entropy_attn.data.tokenizer import Tokenizer
 from entropy_attn.errors import UserError
 
@@ -145,12 +145,8 @@ def strings(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
   A character of several tokens is its last one's, and those before it add nothing.
   """
-  ids, found, start, done = [int(i) for i in ids], [], 0, 0
-  for end in range(1, len(ids) + 1):
-    before, text = tokenizer.decode(ids[start:done]), tokenizer.decode(ids[start:end])
-    if text.endswith(UNDECODED) and end < len(ids):
-      found.append("")
-      continue
-    found.append(text[len(before) :])
-    start, done = done, end
+  stream = TextStream(tokenizer.decode, ())
+  found = [stream.push(int(i)) for i in ids]
+  if found:
+    found[-1] += stream.close()
   return found

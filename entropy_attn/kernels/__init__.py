@@ -25,6 +25,7 @@ class Forward(NamedTuple):
     largest_BxHxT: the largest logit.
     log_sum_BxHxT: log sum_j exp(s_j − largest); 0 for a row without keys.
     rest_BxTxHxK: what rounding took from `out`; None where nothing, or if it was not asked for.
+    unscaled_BxHxT: the largest logit before its scale, which the Pallas kernels measure the others from.
   """
 
   out_BxTxHxK: jax.Array
@@ -32,3 +33,4 @@ class Forward(NamedTuple):
   largest_BxHxT: jax.Array
   log_sum_BxHxT: jax.Array
   rest_BxTxHxK: jax.Array | None = None
+  unscaled_BxHxT: jax.Array | None = None

@@ -7,10 +7,11 @@ import functools
 import warnings
 
 import jax
+from jax.custom_derivatives import SymbolicZero
 import jax.numpy as jnp
 
 from entropy_attn import parts
-from entropy_attn.kernels import Forward, blockwise
+from entropy_attn.kernels import Forward, blockwise, transposed
 
 _PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}  # of the Pallas kernels
 
@@ -27,7 +28,7 @@ def attend(kernel, options, with_lse, q, k, v, row_scale_HxT, keep, bias):
     out [B, T, H, V] and entropy [B, H, T], differentiable, and log-sum-exp [B, H, T], a constant to derivatives.
   """
   q, k, v, row_scale_HxT, keep, bias = parts.alike(q, k, v, row_scale_HxT, keep, bias)
-  found = _attend(kernel, options, q, k, v, row_scale_HxT, keep, bias)
+  found = _attend(kernel, options, False, q, k, v, row_scale_HxT, keep, bias)
   if not with_lse:
     return found.out_BxTxHxK, found.entropy_BxHxT
   lse_BxHxT = jax.lax.stop_gradient(found.largest_BxHxT + found.log_sum_BxHxT)
@@ -47,33 +48,64 @@ def _sees_a_key(keep_Bx1x1xS, T, S, *, causal, window, softcap):
   return before[..., end] > before[..., first]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(kernel, options, q, k, v, row_scale_HxT, keep, bias):
-  return _forward(kernel, options, (q, k, v, row_scale_HxT, keep), bias, with_rest=False)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _attend(kernel, options, with_rest, *operands) -> Forward:
+  found = _per_platform(kernel, "forward", operands, dict(options) | {"with_rest": with_rest})
+  entropy_BxHxT = found.entropy_BxHxT
+  return found._replace(entropy_BxHxT=jnp.where(entropy_BxHxT < 0, 0, entropy_BxHxT))  # by rounding alone; NaN stays
 
 
-def _attend_forward(kernel, options, q, k, v, row_scale_HxT, keep, bias):
-  operands = q, k, v, row_scale_HxT, keep
-  found = _forward(kernel, options, operands, bias, with_rest=kernel != "blockwise")
-  return found._replace(rest_BxTxHxK=None), (operands, bias, found)
+@functools.partial(_attend.defjvp, symbolic_zeros=True)
+def _attend_jvp(kernel, options, with_rest, primals, tangents):
+  """Tangents of out and entropy by plain JAX, their transpose by the kernel's backward pass."""
+  found = _attend(kernel, options, with_rest or kernel != "blockwise", *primals)
+  moving = [i for i, t in enumerate(tangents) if t is not None and not isinstance(t, SymbolicZero)]
+
+  def forward(*moved):
+    operands = list(primals)
+    for i, x in zip(moving, moved, strict=True):
+      operands[i] = x
+    plain = blockwise.forward(*operands, **dict(options))
+    return plain.out_BxTxHxK, plain.entropy_BxHxT
+
+  def transpose(cotangents):
+    gradients = _gradients(kernel, options, found, primals, *cotangents)
+    return [gradients[i] for i in moving]
+
+  dout, dentropy = transposed.linear(
+    lambda dx: jax.jvp(forward, [primals[i] for i in moving], dx)[1],
+    transpose,
+    [tangents[i] for i in moving],
+    (found.out_BxTxHxK, found.entropy_BxHxT),
+  )
+  if not with_rest:
+    found = found._replace(rest_BxTxHxK=None)
+  constant = jax.tree.map(jnp.zeros_like, found)
+  return found, constant._replace(out_BxTxHxK=dout, entropy_BxHxT=dentropy)
 
 
-def _attend_backward(kernel, options, saved, cotangents: Forward):
-  operands, bias, found = saved
-  with_bias = {} if bias is None else {"bias": bias}
-  arrays = (*operands, found, cotangents.out_BxTxHxK, cotangents.entropy_BxHxT)
-  dq, dk, dv, drow_scale_BxHxT, *dbias = _per_platform(kernel, "backward", arrays, dict(options) | with_bias)
+def _gradients(kernel, options, found, operands, *cotangents):
+  """Of q, k, v, row_scale, keep and bias."""
+  if kernel == "blockwise":
+    return _gradients_of(kernel, options, found, operands, cotangents)
+  return _kernel_gradients(kernel, options, found, operands, cotangents)
+
+
+def _gradients_of(kernel, options, found, operands, cotangents):
+  *operands, bias = operands
+  arrays = (*operands, found, *cotangents, bias)
+  dq, dk, dv, drow_scale_BxHxT, *dbias = _per_platform(kernel, "backward", arrays, dict(options))
   return dq, dk, dv, jnp.sum(drow_scale_BxHxT, axis=0), None, dbias[0] if dbias else None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+_kernel_gradients = jax.custom_jvp(_gradients_of, nondiff_argnums=(0, 1))
 
 
-def _forward(kernel, options, operands, bias, with_rest) -> Forward:
-  with_bias = {} if bias is None else {"bias": bias}
-  found = _per_platform(kernel, "forward", operands, dict(options) | with_bias | {"with_rest": with_rest})
-  entropy_BxHxT = found.entropy_BxHxT
-  return found._replace(entropy_BxHxT=jnp.where(entropy_BxHxT < 0, 0, entropy_BxHxT))  # by rounding alone; NaN stays
+@_kernel_gradients.defjvp
+def _kernel_gradients_jvp(kernel, options, primals, tangents):
+  """What a kernel's backward pass has no derivatives of, blockwise's has; it needs nothing of `found`."""
+  plain = functools.partial(_gradients_of, "blockwise", options, None)
+  return _kernel_gradients(kernel, options, *primals), jax.jvp(plain, primals[1:], tangents[1:])[1]
 
 
 def _per_platform(kernel, direction, operands, options):
@@ -81,13 +113,22 @@ def _per_platform(kernel, direction, operands, options):
   plain = functools.partial(getattr(blockwise, direction), **options)
   if kernel == "blockwise":
     return plain(*operands)
+  if direction == "forward":
+    plain = functools.partial(_as_pallas, **options)
   pallas = functools.partial(getattr(_module(kernel), direction), **options)
 
-  def fused(q, k, v, row_scale_HxT, keep, *rest):
+  def fused(q, k, v, row_scale_HxT, keep, *rest_and_bias):
+    *rest, _ = rest_and_bias
     keep_BxS = None if keep is None else jnp.broadcast_to(keep[:, 0, 0], (len(q), keep.shape[-1]))
     return pallas(q, k, v, row_scale_HxT, keep_BxS, *rest)
 
   return jax.lax.platform_dependent(*operands, default=plain, **{_PLATFORMS[kernel]: fused})
+
+
+def _as_pallas(*operands, **options) -> Forward:
+  """`blockwise.forward` with a figure in each field that the Pallas kernels fill; its own backward pass reads none."""
+  found = blockwise.forward(*operands, **options)
+  return found._replace(unscaled_BxHxT=found.largest_BxHxT)
 
 
 def _module(kernel):

@@ -10,7 +10,6 @@ import sys
 from absl import flags as absl_flags
 
 from entropy_attn import cli, prompting
-from entropy_attn.errors import printable
 from entropy_attn.private import line
 
 FLAGS = absl_flags.FLAGS
@@ -44,7 +43,7 @@ def main() -> None:
       threads=threads,
       timeout=timeout,
       store=store,
-      on_text=lambda text: print(printable(text, keep="\n\t"), end="", flush=True),
+      on_text=prompting.show,
     )
     cli.write_json(result)
     print(flush=True)

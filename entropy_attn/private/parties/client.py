@@ -64,7 +64,7 @@ def generate(
     PeerLost: where the server goes, or reveals what is no token.
     check.Impossible: where a result is not to be trusted.
   """
-  bar = Steps("private")
+  bar = Steps("private", below=True)
   with pair.session(sock, CLIENT, threads=threads, timeout=timeout, on_step=bar) as (session, offered):
     _check_draws(temperature, top_k, session.spec)
     _check_quota(offered.get("answers"), tokens)

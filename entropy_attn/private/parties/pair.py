@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
@@ -30,6 +31,7 @@ from entropy_attn.private.program.weights import Model
 # Seconds until two processes of this machine give each other up: where one ends, the other knows at once, and a busy
 # machine is no loss.
 LOCAL_TIMEOUT = 600.0
+_KILLED = "the system killed it, as it does where memory is full: private.cost says how much a model takes"
 GRACE = 15.0  # seconds in which the engine is to notice by itself that the other party is lost
 
 
@@ -202,15 +204,22 @@ def _collected(running: Mapping) -> dict:
       try:
         status, value = receiver.recv()
       except EOFError:
-        status, value = "error", f"it ended without a word (exit code {running[role][0].exitcode})"
+        status, value = "error", _ending_of_process(running[role][0])
       if status == "error":
+        killed = [of for of, (process, _) in running.items() if _ending_of_process(process) == _KILLED]
         for process, _ in running.values():
           process.terminate()
+        role, value = (killed[0], _KILLED) if killed else (role, value)
         raise UserError(f"the {role}'s process failed: {value}")
       results[role] = value
   for process, _ in running.values():
     process.join()
   return results
+
+
+def _ending_of_process(process) -> str:
+  process.join(2)  # its pipe ends a little before it does; and of a lost party it is to be seen why
+  return _KILLED if process.exitcode == -signal.SIGKILL else f"it ended without a word (exit code {process.exitcode})"
 
 
 def _child(sender, work, args) -> None:
