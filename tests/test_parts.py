@@ -70,6 +70,7 @@ def test_a_length_that_is_cut_is_gathered():
   np.testing.assert_allclose(out, attend(q, k, v)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_parts_of_what_is_whole_add_up_their_gradients():
   """A bias, and temperatures, of all devices: each gradient is the sum over the batch."""
   q, k, v = qkv()
