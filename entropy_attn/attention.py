@@ -59,10 +59,11 @@ def dot_product_attention(
     logit_softcap: c > 0, logits s become c tanh(s / c) before bias and masks. None: they stay.
     implementation: what computes it.
       auto: `gpu` on NVIDIA GPUs, `tpu` on TPUs, else `blockwise`.
-      reference: materialises [B, H, T, S]; has derivatives of any order and in forward mode.
+      reference: materialises [B, H, T, S].
       blockwise: plain JAX, memory linear in T; keys outside a window cost nothing.
       gpu, tpu: fused kernels. What they cannot take (a float64 input, a bias, a mask with an axis of queries or heads,
         another platform) goes to `blockwise`, with one warning.
+      All have derivatives of any order and in forward mode. Those of the kernels are blockwise's but for the gradient.
     return_residual: also returns the log-sum-exp of the logits.
 
   Returns:
@@ -96,7 +97,7 @@ def dot_product_attention(
   operands = q, k, v, row_scale_HxT, keep, bias
   if 0 in (B, T, S, H, v.shape[-1]):
     zeros = jnp.zeros((B, T, H), row_scale_HxT.dtype)
-    found = jnp.zeros((B, T, H, v.shape[-1]), v.dtype), zeros, zeros - jnp.inf
+    found = [jnp.zeros((B, T, H, v.shape[-1]), v.dtype), zeros, zeros - jnp.inf]
   else:
     if implementation == "reference":
       attend = functools.partial(_reference, **options, with_lse=return_residual)
@@ -105,7 +106,7 @@ def dot_product_attention(
       attend = functools.partial(fused.attend, kernel, tuple(options.items()), return_residual)
     in_axes, out_axes = ("BTHK", "BSHK", "BSHV", "HT", "BHTS", "BHTS"), ("BTHV", "BHT", "BHT")[: 2 + return_residual]
     out_BxTxHxV, *statistics = parts.on_each(attend, in_axes, out_axes, "BH", *operands)
-    found = out_BxTxHxV, *(jnp.swapaxes(x, 1, 2) for x in statistics)
+    found = [out_BxTxHxV, *(jnp.swapaxes(x, 1, 2) for x in statistics)]
   if real_BxT is not None:
     nothing = (0, 0, -jnp.inf)
     found = [jnp.where(jnp.expand_dims(real_BxT, range(2, x.ndim)), x, n) for x, n in zip(found, nothing, strict=False)]
@@ -131,11 +132,11 @@ def _reference(q_BxTxHxK, k_BxSxGxK, v_BxSxGxV, row_scale_HxT, keep, bias, *, ca
   probabilities_BxHxTxS, entropy_BxHxT = softmax_with_entropy(logits_BxHxTxS, keep)
   probabilities = probabilities_BxHxTxS.astype(v_BxSxGxV.dtype).reshape(B, G, H // G, T, S)
   out_BxTxGxRxV = jnp.einsum("BGRTS,BSGV->BTGRV", probabilities, v_BxSxGxV)
-  found = out_BxTxGxRxV.reshape(B, T, H, v_BxSxGxV.shape[-1]), entropy_BxHxT
+  found = [out_BxTxGxRxV.reshape(B, T, H, v_BxSxGxV.shape[-1]), entropy_BxHxT]
   if with_lse:
     masked_BxHxTxS = jnp.where(keep, jax.lax.stop_gradient(logits_BxHxTxS), -jnp.inf)
-    found += (jax.nn.logsumexp(masked_BxHxTxS, axis=-1),)
-  return found
+    found.append(jax.nn.logsumexp(masked_BxHxTxS, axis=-1))
+  return tuple(found)
 
 
 def _row_scale(q_BxTxHxK, scale, temperature) -> jax.Array:

@@ -135,6 +135,7 @@ def penalty(
   entropy_LxBxTxH: jax.Array,
   thresholds_LxH: jax.Array,
   *,
+  weights_BxT: jax.Array | None = None,
   strengths_LxH: jax.Array | None = None,
   gamma: float = 0.2,
   reduction: str = "per_query_sum",
@@ -148,6 +149,8 @@ def penalty(
   Args:
     entropy_LxBxTxH: nats.
     thresholds_LxH: theta, the threshold weights of each head.
+    weights_BxT: weight of each query, or [B, 1] of each sequence; 0 for padding, whatever its entropy is. Queries are
+      summed or averaged with them, and sequences averaged with the largest of theirs. None: all weigh the same.
     strengths_LxH: learned strengths of the heads; see `head_weights`. None: all weigh the same.
     gamma: the tolerance margin, in parts of E_max.
     reduction: per_query_sum penalises the entropy of each query and sums over queries (the released code);
@@ -164,22 +167,40 @@ def penalty(
   _check("reduction", reduction, REDUCTIONS)
   _check("sides", sides, SIDES)
   _check("ceiling", ceiling, CEILINGS)
-  L, _, T, H = entropy_LxBxTxH.shape
+  L, B, T, H = entropy_LxBxTxH.shape
   if jnp.shape(thresholds_LxH) != (L, H):
     raise ValueError(f"thresholds_LxH has shape {jnp.shape(thresholds_LxH)}, the entropies need {(L, H)}")
   dtype = entropy_LxBxTxH.dtype
   keys_T = jnp.full((T,), T, dtype) if ceiling == "log_T" else jnp.arange(1, T + 1, dtype=dtype)
   max_1x1xTx1 = jnp.log(keys_T)[None, None, :, None]
+  weights_1xBxTx1 = None
+  if weights_BxT is not None:
+    if jnp.shape(weights_BxT) not in ((B, T), (B, 1)):
+      raise ValueError(f"weights_BxT has shape {jnp.shape(weights_BxT)}, the entropies need {(B, T)} or {(B, 1)}")
+    weights_1xBxTx1 = jnp.broadcast_to(jnp.asarray(weights_BxT, dtype), (B, T))[None, :, :, None]
+    entropy_LxBxTxH = jnp.where(weights_1xBxTx1 > 0, entropy_LxBxTxH, 0)
   if reduction == "head_mean":
-    entropy_LxBxTxH = jnp.mean(entropy_LxBxTxH, axis=2, keepdims=True)
-    max_1x1xTx1 = jnp.mean(max_1x1xTx1, keepdims=True)
+    entropy_LxBxTxH = _mean_of_queries(entropy_LxBxTxH, weights_1xBxTx1)
+    max_1x1xTx1 = _mean_of_queries(max_1x1xTx1, weights_1xBxTx1)
   delta = entropy_LxBxTxH - thresholds_LxH[:, None, None, :] * max_1x1xTx1
   distance = jnp.abs(delta) if sides == "both" else delta
   # Written so that a NaN delta stays NaN instead of falling on the free side of the comparison.
   cost = jnp.where(distance <= gamma * max_1x1xTx1, 0, delta**2)
   if strengths_LxH is not None:
     cost = cost * head_weights(strengths_LxH)[:, None, None, :]
-  return jnp.mean(jnp.sum(cost, axis=2))
+  if weights_1xBxTx1 is None:
+    return jnp.mean(jnp.sum(cost, axis=2))
+  largest_1xBx1x1 = jnp.max(weights_1xBxTx1, axis=2, keepdims=True)
+  weighed = cost * (largest_1xBx1x1 if reduction == "head_mean" else weights_1xBxTx1)
+  return jnp.sum(jnp.mean(weighed, axis=(0, 3))) / jnp.sum(largest_1xBx1x1)
+
+
+def _mean_of_queries(x_LxBxTxH, weights_1xBxTx1):
+  if weights_1xBxTx1 is None:
+    return jnp.mean(x_LxBxTxH, axis=2, keepdims=True)
+  sum_1xBx1x1 = jnp.sum(weights_1xBxTx1, axis=2, keepdims=True)
+  shares_1xBxTx1 = weights_1xBxTx1 / jnp.where(sum_1xBx1x1 == 0, 1, sum_1xBx1x1)
+  return jnp.sum(x_LxBxTxH * shares_1xBxTx1, axis=2, keepdims=True)
 
 
 def _check(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -197,3 +197,47 @@ def test_auto_here_is_blockwise_and_says_nothing(recwarn):
     query, key, value, implementation="blockwise"
   )).lower(q, k, v).as_text().replace("jit__lambda", "jit_dot_product_attention")  # fmt: skip
   assert not recwarn.list
+
+
+@pytest.mark.parametrize("implementation", ["blockwise", pytest.param("gpu", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore:attention")
+def test_forward_mode_and_second_derivatives_equal_those_of_the_reference(implementation):
+  keys = jax.random.split(jax.random.key(0), 6)
+  x, direction = (tuple(jax.random.normal(key, (1, 9, 2, 4)) for key in ks) for ks in (keys[:3], keys[3:]))
+
+  def along(kind):
+    def loss(q, k, v):
+      out, entropy = entropy_attn.dot_product_attention(q, k, v, is_causal=True, implementation=kind)
+      return jnp.sum(jnp.sin(out)) + jnp.sum(entropy**2)
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    return jax.jit(lambda x: (jax.jvp(loss, x, direction), jax.jvp(lambda *x: gradient(*x), x, direction)))(x)
+
+  for a, b in zip(*map(jax.tree.leaves, (along(implementation), along("reference"))), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["reverse over reverse", "reverse over forward", "vmap", "checkpoint in scan"])
+@pytest.mark.parametrize("implementation", ["blockwise", "gpu", "tpu"])
+@pytest.mark.filterwarnings("ignore:attention")
+def test_transformations_compose(implementation, order):
+  x = tuple(jax.random.normal(key, (1, 9, 2, 4)) for key in jax.random.split(jax.random.key(1), 3))
+
+  def found(kind):
+    def loss(q, k, v):
+      out, entropy = entropy_attn.dot_product_attention(q, k, v, is_causal=True, implementation=kind)
+      return jnp.sum(jnp.sin(out)) + jnp.sum(entropy**2)
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    inner = lambda a, b: sum(jnp.sum(m * jnp.cos(n)) for m, n in zip(a, b, strict=True))
+    body = jax.checkpoint(lambda c, _: (c + gradient(c, *x[1:])[0], None))
+    return {
+      "reverse over reverse": lambda: jax.grad(lambda *y: inner(gradient(*y), x), argnums=(0, 1, 2))(*x),
+      "reverse over forward": lambda: jax.grad(lambda *y: jax.jvp(loss, y, x)[1], argnums=(0, 1, 2))(*x),
+      "vmap": lambda: jax.vmap(gradient, in_axes=(0, None, None))(jnp.stack([x[0], 2 * x[0]]), *x[1:]),
+      "checkpoint in scan": lambda: jax.grad(lambda q: jnp.sum(jax.lax.scan(body, q, None, length=2)[0]))(x[0]),
+    }[order]()
+
+  for a, b in zip(*map(jax.tree.leaves, (found(implementation), found("reference"))), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3)

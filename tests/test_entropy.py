@@ -135,6 +135,30 @@ def test_penalty_does_not_depend_on_the_batch():
     np.testing.assert_allclose(whole, np.mean(halves), rtol=1e-6)
 
 
+@pytest.mark.parametrize("reduction", entropy.REDUCTIONS)
+def test_padding_weighs_nothing_in_the_penalty(reduction):
+  """Sequences of their own lengths, padded with NaN, and wholly padded ones cost what each costs alone, on average."""
+  rng = np.random.default_rng(0)
+  lengths, T = (5, 8, 2), 8
+  theta = jnp.asarray(rng.uniform(0.2, 0.8, (2, 3)))
+  options = {"reduction": reduction, "ceiling": "causal", "gamma": 0.1}
+  alone = [rng.uniform(0, 2, (2, 1, n, 3)) for n in lengths]
+  padded = [np.pad(x, [(0, 0), (0, 0), (0, T - x.shape[2]), (0, 0)], constant_values=np.nan) for x in alone]
+  values = jnp.asarray(np.concatenate([*padded, np.full((2, 1, T, 3), np.nan)], axis=1))
+  weights = jnp.asarray(np.arange(T) < np.array([*lengths, 0])[:, None])
+  cost = lambda values: entropy.penalty(values, theta, weights_BxT=weights, **options)
+  value, gradient = jax.value_and_grad(cost)(values)
+  np.testing.assert_allclose(
+    value, np.mean([entropy.penalty(jnp.asarray(x), theta, **options) for x in alone]), rtol=1e-5
+  )
+  assert np.all(np.where(weights[None, :, :, None], np.isfinite(gradient), gradient == 0))
+  whole = jnp.nan_to_num(values, nan=1.0)
+  equal = entropy.penalty(whole, theta, weights_BxT=jnp.full((4, 1), 2.0), **options)
+  np.testing.assert_allclose(equal, entropy.penalty(whole, theta, **options), rtol=1e-6)
+  with pytest.raises(ValueError, match=r"weights_BxT has shape \(4,\), the entropies need \(4, 8\) or \(4, 1\)"):
+    entropy.penalty(whole, theta, weights_BxT=jnp.ones(4))
+
+
 def test_upper_side_spares_low_entropies_and_the_margin_is_free():
   values = jnp.log(4.0) * jnp.array([0.0, 0.45, 0.69, 1.0]).reshape(1, 1, 4, 1)
   theta = jnp.full((1, 1), 0.5)
