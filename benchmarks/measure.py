@@ -1,4 +1,4 @@
-"""How the benchmarks measure: each figure in a process of its own, rivals taking turns, the quietest turn counts."""
+"""How the benchmarks measure: each figure in a process of its own, rivals taking turns, the median turn counts."""
 
 import json
 import os
@@ -32,25 +32,30 @@ def peak_bytes() -> int:
 
 
 def in_turns(module: str, cases: list[tuple[str, ...]], rounds: int) -> dict[tuple[str, ...], dict]:
-  """Runs `python -m module --one CASE…` for every case, `rounds` times in turn; keeps each case's fastest.
+  """Runs `python -m module --one CASE…` for every case, `rounds` times in turn; keeps each case's median by seconds.
 
-  A case that fails (out of memory, say) is {"error": its last line}, and not tried again.
+  What it keeps has "spread" besides: seconds of the fastest and of the slowest turn. A case that fails (out of memory,
+  say) is {"error": its last line}, and not tried again.
   """
-  best: dict[tuple[str, ...], dict] = {}
+  found: dict[tuple[str, ...], list[dict]] = {case: [] for case in cases}
+  failed: dict[tuple[str, ...], dict] = {}
   for turn in range(rounds):
     for case in cases:
-      if "error" in best.get(case, {}):
+      if case in failed:
         continue
       print(f"{module} {' '.join(case)} ({turn + 1}/{rounds}) …", file=sys.stderr, flush=True)
       done = subprocess.run([sys.executable, "-m", module, "--one", *case], capture_output=True, text=True, check=False)
       if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"]
-        best[case] = {"error": lines[-1][:200]}
+        failed[case] = {"error": lines[-1][:200]}
         continue
-      numbers = json.loads(done.stdout.strip().splitlines()[-1])
-      if case not in best or numbers["seconds"] < best[case]["seconds"]:
-        best[case] = numbers
-  return best
+      found[case].append(json.loads(done.stdout.strip().splitlines()[-1]))
+  return {case: failed.get(case) or _median(numbers) for case, numbers in found.items()}
+
+
+def _median(turns: list[dict]) -> dict:
+  in_order = sorted(turns, key=lambda numbers: numbers["seconds"])
+  return in_order[len(in_order) // 2] | {"spread": [in_order[0]["seconds"], in_order[-1]["seconds"]]}
 
 
 def machine() -> str:

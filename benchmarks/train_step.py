@@ -3,9 +3,9 @@
     make bench-train-step     (PyTorch's rows need requirements-bench.txt, which it installs)
 
 Both train Hugging Face's GPT-2 small (LayerNorm, GELU, 12 layers, 12 heads) with AdamW on random tokens; float32 on a
-CPU, bfloat16 on an accelerator. Each figure is of a process of its own: tokens a second of the fastest step, and the
-peak memory of the whole process. The regulariser's cost is the median ratio of steps with and without it, in turns in
-one process.
+CPU, bfloat16 on an accelerator. Each figure is the median of five processes, which take turns: tokens a second of a
+process's fastest step, the least and the most of the five, and the peak memory of the whole process. The regulariser's
+cost is the median ratio of steps with and without it, in turns in one process.
 """
 
 import argparse
@@ -48,30 +48,49 @@ def _cost(T: str) -> dict:
       step()
       seconds[step] = time.perf_counter() - before
     pairs.append(seconds[on] / seconds[off])
-  return {"seconds": 0.0, "ratios": pairs, "cost": statistics.median(pairs) - 1}
+  cost = statistics.median(pairs) - 1
+  return {"seconds": cost, "ratios": pairs, "cost": cost}
+
+
+def step_config(name: str, T: str, *, on_cpu: bool):
+  """The config of one of OURS; on an accelerator in bfloat16, and of more sequences."""
+  from entropy_attn import config
+
+  vocabulary, few, many = (CASES | LONGEST)[T]
+  c = config.codeparrot()
+  c.model.update(context_length=int(T), max_positions=int(T), vocab_size=vocabulary, embedding_dropout=0.0)
+  c.model.update(dtype="float32" if on_cpu else "bfloat16", attention="reference" if "reference" in name else "auto")
+  c.regularizer.weight = 0.0 if name.startswith("no") else 1e-5
+  c.train.update(batch_size=few if on_cpu else many, accumulation=1)
+  c.eval.batch_size = c.train.batch_size
+  c.mesh.data = 1
+  config.validate(c)
+  return c
 
 
 def _jax_step(name: str, T: str):
   """The step, its tokens, and the tokens a second of a chip at its peak (None: unknown)."""
   import jax
+
+  from entropy_attn import counts
+
+  c, step, _ = jax_step(name, T)
+  peak = counts.peak_flops(jax.devices()[0].device_kind)
+  return step, c.train.batch_size * int(T), peak and peak / counts.training_flops_per_token(c.model)
+
+
+def jax_step(name: str, T: str):
+  """One of OURS: its config, a step that waits for its result, and its compiled program."""
+  import jax
   import numpy as np
 
-  from entropy_attn import config, counts, sharding
+  from entropy_attn import sharding
   from entropy_attn.train_step import init_state, trace_train_step
 
-  vocabulary, on_cpu, elsewhere = (CASES | LONGEST)[T]
-  here = jax.default_backend() == "cpu"
-  c = config.codeparrot()
-  c.model.update(context_length=int(T), max_positions=int(T), vocab_size=vocabulary, embedding_dropout=0.0)
-  c.model.update(dtype="float32" if here else "bfloat16", attention="reference" if "reference" in name else "auto")
-  c.regularizer.weight = 0.0 if name.startswith("no") else 1e-5
-  c.train.update(batch_size=on_cpu if here else elsewhere, accumulation=1)
-  c.eval.batch_size = c.train.batch_size
-  c.mesh.data = 1
-  config.validate(c)
+  c = step_config(name, T, on_cpu=jax.default_backend() == "cpu")
   mesh = sharding.make_mesh(c, jax.devices()[:1])
   rng = np.random.default_rng(0)
-  tokens = rng.integers(0, vocabulary, (c.train.batch_size, int(T) + 1), np.int32)
+  tokens = rng.integers(0, c.model.vocab_size, (c.train.batch_size, int(T) + 1), np.int32)
   batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": np.ones(tokens[:, 1:].shape, np.float32)}
   with jax.set_mesh(mesh):
     state = jax.jit(lambda: init_state(c))()
@@ -84,8 +103,7 @@ def _jax_step(name: str, T: str):
       state, metrics = program(state, batch)
       jax.block_until_ready(metrics)
 
-  peak = counts.peak_flops(jax.devices()[0].device_kind)
-  return step, batch["inputs"].size, peak and peak / counts.training_flops_per_token(c.model)
+  return c, step, program
 
 
 def _torch_step(name: str, T: str):
@@ -144,18 +162,21 @@ def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
     for name in names:
       found = results[name, T]
       if "error" in found:
-        rows.append([T, name, found["error"], "", "", ""])
+        rows.append([T, name, found["error"], "", "", "", ""])
       elif name == COST:
-        rows.append([T, name, f"{100 * found['cost']:+.1f} %", "", "", ""])
+        spread = " … ".join(f"{100 * cost:+.1f}" for cost in found["spread"])
+        rows.append([T, name, f"{100 * found['cost']:+.1f} %", spread, "", "", ""])
       else:
         published = results.get((TORCH[0], T), {})
         ratios = [
           f"{found[key] / published[key]:.2f}" if key in published else "" for key in ("tokens_per_second", "bytes")
         ]
         speed = f"{found['tokens_per_second']:,.0f}" + (f" (MFU {100 * found['mfu']:.0f} %)" if "mfu" in found else "")
-        rows.append([T, name, speed, ratios[0], f"{found['bytes'] / 2**20:,.0f}", ratios[1]])
+        tokens = found["tokens_per_second"] * found["seconds"]
+        spread = " … ".join(f"{tokens / seconds:,.0f}" for seconds in reversed(found["spread"]))
+        rows.append([T, name, speed, spread, ratios[0], f"{found['bytes'] / 2**20:,.0f}", ratios[1]])
   print(f"{measure.machine()}; GPT-2 small\n")
-  print(tables.markdown(["T", "step", "tokens/s", "× published", "peak MiB", "× published"], rows))
+  print(tables.markdown(["T", "step", "tokens/s", "least … most", "× published", "peak MiB", "× published"], rows))
   if path:
     numbers = [{"name": name, "T": int(T), **found} for (name, T), found in results.items()]
     path.write_text(json.dumps({"machine": measure.machine(), "figures": numbers}, indent=2) + "\n")
@@ -164,7 +185,7 @@ def main(lengths: list[str], rounds: int, path: pathlib.Path | None) -> None:
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--lengths", default=",".join(CASES), help=f"T, of {', '.join(CASES | LONGEST)}")
-  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--json", type=pathlib.Path, help="writes the same numbers there")
   parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
   arguments = parser.parse_args()

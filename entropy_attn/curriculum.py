@@ -94,14 +94,14 @@ class Norm(nn.Module):
 
 
 class Activation(nn.Module):
-  """An activation that becomes the identity."""
+  """An activation that becomes the identity: called, the pure function that it is at its fade."""
 
   start: Callable[[jax.Array], jax.Array]
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    fade = _fade(self).astype(x.dtype)
-    return (1 - fade) * self.start(x) + fade * x
+  def __call__(self) -> Callable[[jax.Array], jax.Array]:
+    fade = _fade(self)
+    return lambda x: (1 - fade.astype(x.dtype)) * self.start(x) + fade.astype(x.dtype) * x
 
 
 def fold(variables: dict, model_config) -> tuple[dict, object]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from entropy_attn.loss import distilled_sum
-from entropy_attn.model import GPT
+from entropy_attn.model import GPT, head_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,12 @@ def lesson(config: ConfigDict, variables: Mapping, tokens_BxT: jax.Array) -> dic
     config, variables: of a `Teacher`.
 
   Returns:
-    x [B, T, D], its final hidden states, and head [D, V]; entropy [L, B, T, H], nats. No gradient flows into them.
+    x [B, T, D], its final hidden states; head, of the axes `model.head_axes`; entropy [L, B, T, H], nats. No gradient
+    flows into them.
   """
-  features = lambda model: (*model.features(tokens_BxT), model.head_DxV())
-  x_BxTxD, out, head_DxV = GPT(config).apply(variables, method=features)
-  return jax.lax.stop_gradient({"x": x_BxTxD, "head": head_DxV, "entropy": out["entropy"]})
+  features = lambda model: (*model.features(tokens_BxT), model.projection())
+  x_BxTxD, out, head = GPT(config).apply(variables, method=features)
+  return jax.lax.stop_gradient({"x": x_BxTxD, "head": head, "entropy": out["entropy"]})
 
 
 def losses(config: ConfigDict, teacher_config: ConfigDict, taught: Mapping):
@@ -52,14 +53,15 @@ def losses(config: ConfigDict, teacher_config: ConfigDict, taught: Mapping):
 
   It returns the sums of `loss.distilled_sum`, and `out`.
   """
-  d, dtypes = config.distill, (config.model.dtype, teacher_config.model.dtype)
+  d, models = config.distill, (config.model, teacher_config.model)
+  dtypes, axes = tuple(m.dtype for m in models), tuple(map(head_axes, models))
 
   def method(model: GPT, tokens_BxT, targets_BxT, weights_BxT, *, train: bool):
     x_BxTxD, out = model.features(tokens_BxT, train=train)
     teacher = taught["x"], taught["head"]
     sums = distilled_sum(
-      x_BxTxD, model.head_DxV(), teacher, targets_BxT, weights_BxT,
-      weight=d.weight, temperature=d.temperature, dtypes=dtypes,
+      x_BxTxD, model.projection(), teacher, targets_BxT, weights_BxT,
+      weight=d.weight, temperature=d.temperature, dtypes=dtypes, axes=axes,
     )  # fmt: skip
     return sums, out
 

@@ -37,8 +37,10 @@ def softmax_with_entropy(logits: jax.Array, mask: jax.Array | None = None) -> tu
   mask = jnp.ones((), bool) if mask is None else mask
   # Where the compiler makes logits anew for each use, they are not the same to the last digit: s − m could be above 0.
   logits = jax.lax.optimization_barrier(logits)
-  m = jax.lax.stop_gradient(jnp.max(jnp.where(mask, logits, -jnp.inf), axis=-1, keepdims=True, initial=-jnp.inf))
-  shifted = jnp.where(mask, logits - jnp.where(jnp.isneginf(m), 0, m), -jnp.inf)
+  # Masked before s − m is taken: a scale of s would else be fused with the difference, unrounded as m is not.
+  logits = jnp.where(mask, logits, -jnp.inf)
+  m = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
+  shifted = logits - jnp.where(jnp.isneginf(m), 0, m)
   weights = jnp.exp(shifted)
   l = jnp.sum(weights, axis=-1, keepdims=True)
   r = jnp.sum(weights * jnp.maximum(shifted, _LEAST), axis=-1, keepdims=True)

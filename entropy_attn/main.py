@@ -48,7 +48,7 @@ def main() -> None:
 
   from entropy_attn import counts, evaluate
   from entropy_attn import train as train_lib
-  from entropy_attn.report import figures, tables
+  from entropy_attn.report import tables
   from entropy_attn.report.page.live import Live
   from entropy_attn.run import summary
 
@@ -64,6 +64,8 @@ def main() -> None:
   result = summary.read(workdir) if reached is None else summary.summarize(counts.summary(config), reached)
   if training and reached is not None and jax.process_index() == 0:
     result["private_inference"] = _private_cost(config)
+    from entropy_attn.report import figures
+
     figures.write_run_figures(workdir)
     summary.write(workdir, result)  # last: where it lies, all the rest does
     Live(workdir, wanted=FLAGS.report).update(at_once=True)  # it reads all that

@@ -22,7 +22,8 @@ from entropy_attn.loss import cross_entropy_sum
 _STREAM = ("batch", "length", "stream")
 _HEADS = ("batch", "length", "heads", "head_width")
 
-_LayerNorm = functools.partial(nn.LayerNorm, dtype=jnp.float32)
+# Of what the backward pass needs of a norm, its input alone is kept.
+_LayerNorm = functools.partial(nn.remat(nn.LayerNorm, prevent_cse=False), dtype=jnp.float32)
 
 # What each choice of a field of config.model stands for; `config` offers these and no others.
 NORMS: dict[str, Callable] = {"layernorm": _LayerNorm, "none": lambda name, epsilon: lambda x: x}
@@ -47,6 +48,12 @@ TEMPERATURE_FORMS = {  # what is learned of a temperature t, and t of what is le
 OUT_INITS = {"plain": lambda c: c.init_std, "depth_scaled": lambda c: c.init_std / (2 * c.num_layers) ** 0.5}
 VALUE_RESIDUALS = ("none", "fixed")
 DTYPES = ("bfloat16", "float32")
+
+
+def head_axes(model_config) -> str:
+  """Axes of a model's vocabulary projection."""
+  # No transpose: a loop over chunks of tokens would first copy the whole.
+  return "VD" if model_config.tie_embeddings else "DV"
 
 
 class GPT(nn.Module):
@@ -180,8 +187,8 @@ class GPT(nn.Module):
   def logits(self, x_BxTxD: jax.Array) -> jax.Array:
     """The vocabulary projection, float32 [B, T, V]."""
     dtype = jnp.dtype(self.config.dtype)
-    head_DxV = self.head_DxV().astype(dtype)
-    return jnp.einsum("BTD,DV->BTV", x_BxTxD.astype(dtype), head_DxV, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, f"BTD,{head_axes(self.config)}->BTV", preferred_element_type=jnp.float32)
+    return product(x_BxTxD.astype(dtype), self.projection().astype(dtype))
 
   def cross_entropy(
     self,
@@ -195,11 +202,12 @@ class GPT(nn.Module):
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of the tokens' losses, nats, without ever holding the logits of all; and `out`."""
     x_BxTxD, out = self.features(tokens_BxT, positions_BxT=positions_BxT, mask_BxT=mask_BxT, train=train)
-    return cross_entropy_sum(x_BxTxD, self.head_DxV(), targets_BxT, weights_BxT, self.config.dtype), out
+    operands = x_BxTxD, self.projection(), targets_BxT, weights_BxT
+    return cross_entropy_sum(*operands, self.config.dtype, head_axes(self.config)), out
 
-  def head_DxV(self) -> jax.Array:
-    """The vocabulary projection: the token embedding itself where they are tied."""
-    return self.token_embedding.T if self.config.tie_embeddings else self.head
+  def projection(self) -> jax.Array:
+    """The vocabulary projection, of the axes `head_axes`: the token embedding itself where they are tied."""
+    return self.token_embedding if self.config.tie_embeddings else self.head
 
 
 class Block(nn.Module):
@@ -241,7 +249,7 @@ class Block(nn.Module):
     B, T, D = x_BxTxD.shape
     H, K = c.num_heads, D // c.num_heads
     linear = functools.partial(Linear, c, D)
-    h_BxTxD = self.norm("ln_attn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_attn")(x_BxTxD).astype(c.dtype)
     q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (
       sharding.constrain(
         linear(name=name)(h_BxTxD).reshape(B, T, H, K),
@@ -277,7 +285,8 @@ class Block(nn.Module):
     if mask_BxT is not None:
       entropy_BxTxH = jnp.where(mask_BxT[..., None], entropy_BxTxH, 0)
     out_std = OUT_INITS[c.attention_out_init](c)
-    out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK.reshape(B, T, D)).astype(x_BxTxD.dtype)
+    out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK, lambda out: out.reshape(B, T, D))
+    out_BxTxD = out_BxTxD.astype(x_BxTxD.dtype)
     return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), {"entropy": entropy_BxTxH, **new}, first_BxTxHxK
 
   def temperature(self, T: int, cache: Cache | None) -> jax.Array:
@@ -294,12 +303,12 @@ class Block(nn.Module):
     D = x_BxTxD.shape[-1]
     out_std = OUT_INITS[c.ffn_out_init](c)
     linear = functools.partial(Linear, c)
-    h_BxTxD = self.norm("ln_ffn")(x_BxTxD)
+    h_BxTxD = self.norm("ln_ffn")(x_BxTxD).astype(c.dtype)
     if c.ffn == "fused":
       h_BxTxD = linear(D, init_std=out_std, name="fused")(h_BxTxD)
     else:
-      h_BxTxF = self.activation()(linear(sizes.ffn_width(c), name="up")(h_BxTxD))
-      h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF)
+      h_BxTxF = linear(sizes.ffn_width(c), name="up")(h_BxTxD)
+      h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF, self.activation())
     h_BxTxD = h_BxTxD.astype(x_BxTxD.dtype)
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
@@ -318,7 +327,7 @@ class Block(nn.Module):
     """x → its activation: the config's, or one that fades."""
     fading = self.fading
     if fading is not None and fading.activation != "identity":
-      return curriculum.Activation(ACTIVATIONS[fading.activation](self.config), name="activation")
+      return curriculum.Activation(ACTIVATIONS[fading.activation](self.config), name="activation")()
     return ACTIVATIONS[self.config.activation](self.config)
 
 
@@ -335,11 +344,18 @@ class Linear(nn.Module):
   init_std: float | None = None  # None: config.init_std
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, before: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
+    """before(x) W + b; the backward pass keeps x alone, and computes before(x) again."""
     c = self.config
     dtype = jnp.dtype(c.dtype)
     std = c.init_std if self.init_std is None else self.init_std
-    kernel = self.param("kernel", nn.initializers.normal(std), (x.shape[-1], self.features))
+    shape = jax.eval_shape(before, x).shape
+
+    def product(x, kernel):
+      # All tokens on one axis: the product of the kernel's gradient then needs no transposed copy of what it sums over.
+      return before(x).reshape(-1, shape[-1]).astype(dtype) @ kernel.astype(dtype)
+
+    kernel = self.param("kernel", nn.initializers.normal(std), (shape[-1], self.features))
     kind = reparam.kind_of(self.name, c)
     if kind == "weight":
       kernel = reparam.weight_normalise(kernel, self.param("gain", lambda _: reparam.column_norms(kernel)))
@@ -347,7 +363,7 @@ class Linear(nn.Module):
       kernel = self.spectral(kernel)
     elif kind == "sigma":
       kernel = self.param("gain", nn.initializers.ones_init(), ()) * self.spectral(kernel)
-    y = x.astype(dtype) @ kernel.astype(dtype)
+    y = jax.checkpoint(product, prevent_cse=False)(x, kernel).reshape(*shape[:-1], self.features)
     if self.name in BIASED[c.bias]:
       bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(dtype)
       y = y + jnp.expand_dims(bias, range(y.ndim - 1))

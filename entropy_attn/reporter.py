@@ -13,7 +13,7 @@ from entropy_attn import counts, entropy
 from entropy_attn.divergence import NonFinite
 from entropy_attn.errors import shorten
 from entropy_attn.progress import bar, say
-from entropy_attn.report import figures, tables
+from entropy_attn.report import tables
 from entropy_attn.report.page.live import Live
 from entropy_attn.run.metrics import Writer
 
@@ -123,6 +123,8 @@ class Reporter:
 
   def _picture(self, step: int, evaluation: Mapping) -> np.ndarray:
     """Every head's entropy, in the published colours."""
+    from entropy_attn.report import figures  # not before the first step: Matplotlib takes a second to import
+
     max_entropy = evaluation["max_entropy"]
     about = f"PPL {evaluation['perplexity']:.2f} · step {step:,} · Max {max_entropy:.2f} nats"
     title = f"{config_lib.architecture_name(self._config)}\n{about}"

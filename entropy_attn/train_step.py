@@ -13,7 +13,7 @@ from entropy_attn import config as config_lib
 from entropy_attn import curriculum, distill, sharding
 from entropy_attn import entropy as entropy_lib
 from entropy_attn.model import GPT, TEMPERATURE_FORMS
-from entropy_attn.optimizer import make_optimizer, make_schedule
+from entropy_attn.optimizer import make_optimizer, make_schedule, squared_norms
 from entropy_attn.reparam import stacks_of
 
 
@@ -118,27 +118,35 @@ def make_train_step(config: ConfigDict, teacher_config: ConfigDict | None = None
     key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
     total_tokens = jnp.sum(batch["weights"])
 
-    def accumulate(carry, indexed):
-      i, microbatch = indexed
-      grad_fn = jax.grad(loss_of, has_aux=True)
-      grads, (measured, new_state) = grad_fn(
+    def gradients(i, microbatch):
+      grads, (measured, new_state) = jax.grad(loss_of, has_aux=True)(
         state.params, state.model_state, microbatch, jax.random.fold_in(key, i), total_tokens, *teacher_variables
       )
-      return jax.tree.map(jnp.add, carry, (grads, measured)), new_state
+      return (grads, measured), new_state
 
-    first = {k: v[0] for k, v in microbatches.items()}
-    arguments = (state.params, state.model_state, first, key, total_tokens, *teacher_variables)
-    shapes = jax.eval_shape(jax.grad(loss_of, has_aux=True), *arguments)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
-    (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, (jnp.arange(A), microbatches))
+    def accumulate(sums, indexed):
+      found, new_state = gradients(*indexed)
+      return jax.tree.map(jnp.add, sums, found), new_state
+
+    indexed = jnp.arange(A), microbatches
+    of_first = lambda: gradients(*jax.tree.map(lambda x: x[0], indexed))
+    if A == 1:  # its own gradient: nothing to add it to
+      (grads, metrics), new_state = of_first()
+      new_states = jax.tree.map(lambda x: x[None], new_state)
+    else:
+      zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_first)[0])
+      (grads, metrics), new_states = jax.lax.scan(accumulate, zeros, indexed)
     new_model_state = _joined(config, new_states, state.step)
 
     metrics["regularizer"] = weight * metrics["penalty"]
     metrics["loss"] = metrics["cross_entropy"] + metrics["regularizer"]
     if teacher_config is not None:
       metrics["loss"] += distill.added(d, metrics)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    metrics["grad_norm_L"] = jnp.concatenate([_block_norms(stack) for stack in stacks_of(grads["model"])])
+    squares = squared_norms(grads)
+    metrics["grad_norm"] = jnp.sqrt(sum(map(jnp.sum, jax.tree.leaves(squares))))
+    metrics["grad_norm_L"] = jnp.concatenate(
+      [jnp.sqrt(sum(jax.tree.leaves(stack))) for stack in stacks_of(squares["model"])]
+    )
     metrics["learning_rate"] = schedule(state.step)
     if curriculum.of(config):
       metrics["fade"] = curriculum.fade_at(config, state.step)
@@ -148,11 +156,11 @@ def make_train_step(config: ConfigDict, teacher_config: ConfigDict | None = None
     finite = state.finite & jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["finite"] = finite
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, finite=finite)
     params = optax.apply_updates(state.params, updates)
-    new = TrainState(state.step + 1, params, new_model_state, opt_state, finite)
-    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state.replace(finite=finite))
-    return kept, metrics
+    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
+    changed = kept((state.step + 1, params, new_model_state), (state.step, state.params, state.model_state))
+    return TrainState(*changed, opt_state, finite), metrics
 
   return train_step
 
@@ -198,13 +206,6 @@ def _thresholds_LxH(config: ConfigDict, params) -> jax.Array:
   """theta of each head: learned for each, learned for all, or as it was at the start."""
   learned = params.get("regularizer", {}).get("thresholds", config.regularizer.threshold_init)
   return jnp.broadcast_to(jnp.float32(learned), (config.model.num_layers, config.model.num_heads))
-
-
-def _block_norms(blocks):
-  """Gradient norm of each layer of a stack."""
-  # No reshape: one of a sharded array would gather it.
-  squares = [jnp.sum(jnp.square(leaf), axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(blocks)]
-  return jnp.sqrt(sum(squares))
 
 
 def _learned(params, temperature_form: str) -> dict:

@@ -165,12 +165,13 @@ def test_a_teacher_of_another_depth_teaches_by_its_logits_alone():
 
 
 def test_the_logits_of_the_whole_batch_never_exist():
-  c, of_teacher = student(**LONG, model__vocab_size=37), teacher_config(**LONG, model__vocab_size=37)
+  batch_size = {"train__batch_size": 16, "eval__batch_size": 16}
+  c, of_teacher = student(**LONG, **batch_size, model__vocab_size=37), teacher_config(**LONG, model__vocab_size=37)
   mesh = sharding.make_mesh(c, jax.devices()[:1])
   with jax.set_mesh(mesh):
     teacher = Teacher(of_teacher, initial(of_teacher).variables)
     text = trace_train_step(c, mesh, teacher).lower().compile().as_text()
-  assert 0 < programs.most_tokens(text, 37) <= 8 * -(-260 // 8)
+  assert 0 < programs.most_tokens(text, 37) <= 16 * -(-260 // 8)
   assert programs.square_buffers(text, 260) == []
 
 

@@ -23,6 +23,9 @@ KERNELS = {
 }
 
 
+ROUNDING = 1 if jax.default_backend() == "cpu" else 4  # a chip's float32 products are three of 11 bits, or six of 8
+
+
 def mode(name):
   """Options of a kernel: interpreted anywhere but on its own chip."""
   return {} if name == "blockwise" else {"interpret": jax.default_backend() != name}
@@ -123,7 +126,7 @@ SHAPES = st.sampled_from(
 @example(shape=(2, 1, 200, 4, 2, 16), causal=False, keep=True, log_t=0.0, seed=2)  # a query of one row
 def test_equals_the_float64_reference(name, shape, causal, keep, log_t, seed):
   # A cold softmax multiplies the rounding of its logits: the tolerance grows with them.
-  tolerance = 4e-6 * max(1, 10**-log_t)
+  tolerance = 4e-6 * ROUNDING * max(1, 10**-log_t)
   assert_equal(name, inputs(seed, *shape, log_t=log_t, keep=keep), causal, tolerance)
 
 
@@ -197,13 +200,15 @@ def test_without_entropy_the_rest_is_the_same(name):
   ],
 )
 def test_windows_and_soft_caps_equal_the_float64_reference(name, shape, causal, window, softcap):
-  assert_equal(name, inputs(6, *shape, keep=shape[0] > 1), causal, 4e-6, window=window, softcap=softcap)
+  assert_equal(name, inputs(6, *shape, keep=shape[0] > 1), causal, 4e-6 * ROUNDING, window=window, softcap=softcap)
 
 
 @pytest.mark.parametrize("name, platform", [("gpu", "cuda"), ("tpu", "tpu")])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_kernel_is_lowered_for_its_chip_in_each_mode_of_jax(name, platform, dtype):
   kernel = KERNELS[name]
+  if name == "gpu" and jax.default_backend() != "gpu" and jax.__version_info__ >= (0, 11):
+    pytest.skip("this jax lowers for a GPU only where one is")
 
   def both(q, k, v, row_scale, keep, dout, dentropy):
     operands, options = (q, k, v, row_scale, keep), {"causal": False, "window": (5, 3), "softcap": 3.0}
@@ -211,7 +216,7 @@ def test_a_kernel_is_lowered_for_its_chip_in_each_mode_of_jax(name, platform, dt
     return found.out_BxTxHxK, kernel.backward(*operands, found, dout, dentropy, **options)
 
   data = inputs(0, 2, 40, 50, 4, 2, 16, keep=True, dtype=dtype)
-  mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices("cpu")[:1])
+  mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
   split = jax.sharding.PartitionSpec("x")
   specs = [jax.sharding.PartitionSpec() if x == "row_scale" else split for x in data]
   for wrapped in (both, jax.shard_map(both, mesh=mesh, in_specs=tuple(specs), out_specs=split)):

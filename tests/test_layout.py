@@ -43,7 +43,7 @@ ONLY = {
   "published": (),
   "reparam": (),
   "sizes": (),
-  "optimizer": (),
+  "optimizer": ("reparam",),
   "parts": (),
   "kernels": ("kernels", "parts"),
   "attention": ("entropy", "kernels", "parts"),

@@ -8,7 +8,7 @@ import pytest
 
 from entropy_attn import config, counts, reparam
 from entropy_attn.errors import UserError
-from entropy_attn.model import GPT
+from entropy_attn.model import ACTIVATIONS, GPT, Linear
 
 ROWS = config.ARCHITECTURES
 VARIANTS = {
@@ -125,6 +125,35 @@ def strip(variables):
 
 def _is(tree):
   return isinstance(tree, dict)
+
+
+FORMULAS = {
+  ("gelu", "erf"): lambda x: x * (1 + jax.lax.erf(x / 2**0.5)) / 2,
+  ("gelu", "tanh"): lambda x: x * (1 + jnp.tanh((2 / jnp.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
+  ("relu", "erf"): lambda x: jnp.where(x > 0, x, 0),
+  ("identity", "erf"): lambda x: x,
+}
+
+
+@pytest.mark.parametrize("activation,gelu", FORMULAS)
+def test_a_recomputed_activation_has_the_derivatives_of_its_formula_in_both_modes(activation, gelu):
+  c = tiny(activation=activation, gelu=gelu).model
+  rng = np.random.default_rng(0)
+  x, kernel, tangent = 2 * rng.normal(size=(2, 3, 5)), rng.normal(size=(5, 4)), rng.normal(size=(2, 3, 5))
+  ours = lambda x, kernel: Linear(c, 4).apply({"params": {"kernel": kernel}}, x, ACTIVATIONS[activation](c))
+  formula = lambda x, kernel: FORMULAS[activation, gelu](x) @ kernel
+
+  def derivatives(fn, x, kernel, tangent):
+    of_x = lambda x: jnp.sum(jnp.sin(fn(x, kernel)))
+    along = lambda f: jax.jvp(f, (x,), (tangent,))[1]
+    first = jax.grad(lambda *operands: jnp.sum(jnp.sin(fn(*operands))), argnums=(0, 1))
+    return *first(x, kernel), along(of_x), along(jax.grad(of_x))
+
+  found = jax.jit(lambda *operands: derivatives(ours, *operands))(*map(jnp.float32, (x, kernel, tangent)))
+  with jax.enable_x64():
+    expected = derivatives(formula, *map(jnp.asarray, (x, kernel, tangent)))
+  for gradient, true in zip(found, expected, strict=True):
+    np.testing.assert_allclose(gradient, true, rtol=1e-4, atol=1e-4 * np.max(np.abs(true)))
 
 
 def test_weight_normalisation_starts_as_the_identity_and_separates_length_from_direction():

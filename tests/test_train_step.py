@@ -382,8 +382,14 @@ def test_no_attention_matrix_exists_unless_the_reference_is_asked_for():
 
 
 def test_the_logits_of_the_whole_batch_never_exist():
-  text = compiled_text(ereg(**LONG, model__vocab_size=37))
-  assert 0 < programs.most_tokens(text, 37) <= B * math.ceil(260 / 8)
+  text = compiled_text(ereg(**LONG, model__vocab_size=37, train__batch_size=16, eval__batch_size=16))
+  assert 0 < programs.most_tokens(text, 37) <= 16 * math.ceil(260 / 8)
+
+
+def test_no_parameter_or_moment_is_copied_in_a_step():
+  copies = r"= f32\[37,16\]\S* copy\("  # of the token embedding, the only array of its shape
+  text = compiled_text(ereg(model__vocab_size=37))
+  assert "f32[37,16]" in text and not re.search(copies, text)
 
 
 @pytest.mark.parametrize("data,fsdp,tensor", [(2, 2, 2), (1, 4, 2), (1, 1, 4), (8, 1, 1)])
@@ -399,7 +405,8 @@ def test_without_the_shards_of_their_own_the_mesh_would_gather(monkeypatch):
 
 
 def test_the_gradient_of_the_head_is_reduced_once_whatever_the_number_of_chunks():
-  text = compiled_text(ereg(**LONG | {"mesh__data": 4, "model__vocab_size": 37}))
+  batch_size = {"train__batch_size": 32, "eval__batch_size": 32}  # four chunks on each device
+  text = compiled_text(ereg(**LONG | {"mesh__data": 4, "model__vocab_size": 37} | batch_size))
   loop = [
     line for line in text.splitlines() if "cross_entropy" in line and "while/body" in line.split("cross_entropy")[1]
   ]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import pathlib
 
 import huggingface_hub
-from huggingface_hub import errors as hub_errors
 
 from entropy_attn.errors import UserError, one_line
 
@@ -25,6 +24,8 @@ def fetch(repo: str, kind: str, patterns: Sequence[str]) -> pathlib.Path:
   Raises:
     UserError: when the Hub cannot be reached and the cache lacks a file, or when there is no such repository.
   """
+  from huggingface_hub import errors as hub_errors  # not above: its HTTP library would be imported by every run
+
   try:
     # One quick question first: the download itself retries for half a minute before it gives up.
     huggingface_hub.HfApi().repo_info(repo, repo_type=kind, timeout=_SECONDS_TO_CONNECT)
@@ -43,6 +44,8 @@ def fetch(repo: str, kind: str, patterns: Sequence[str]) -> pathlib.Path:
 
 def _cached(repo: str, kind: str, patterns: Sequence[str], error: Exception) -> pathlib.Path:
   """The snapshot that an earlier run downloaded whole."""
+  from huggingface_hub import errors as hub_errors
+
   try:
     folder = huggingface_hub.snapshot_download(
       repo, repo_type=kind, allow_patterns=list(patterns), local_files_only=True

@@ -11,9 +11,12 @@ A logit is s = gain · u with a gain of the row, positive, and u = ± q·k (or t
 Differences are taken of u, where they are exact for what is near, and only then scaled: no rounding of a large logit
 comes into p, whether the compiler fuses multiplications with subtractions or not. They are held in base 2.
 
-In the gradient ds = p (e − sum p e) with e = dP − dentropy log p, the sum is made from `out` and the entropy for 16-bit
-operands, and for float32 by a kernel of its own from the very p and dP of the next: then it is the softmax's derivative
-to the last digits, and zero for a one-hot row.
+In the gradient ds = p (e − sum p e) with e = dP − dentropy log p. Float32 takes that sum, the row term, from a kernel
+of its own, of the very p and dP of the next: so it is the softmax's derivative to the last digits, and zero for a
+one-hot row. 16-bit operands take it from the entropy and from `out` with what rounding took from that (`rest`). They
+round ds for its products: what keys have in common is taken out of dq (`pallas.middle`), and the row scale's gradient
+is summed before. In bfloat16 dq is off by 0.24 % whether keys share an offset of 8 or none, as `jax.nn`'s (1.6 %
+without `middle`).
 
 JAX deprecated Pallas' Triton backend in 0.11, which warns and still runs; in its place come Mosaic GPU
 (jax.experimental.pallas.mosaic_gpu: Hopper and later alone) or Triton itself through jax_triton.
