@@ -25,7 +25,7 @@ FAST = {  # one function of each mode, and the cheapest that can fail; the rest 
   "default_matmul_precision=bfloat16": "head_means",
   "checking_leaks": "penalty",
   "transfer_guard=disallow": "penalty",
-  "disable_jit": "head_means",
+  "disable_jit": "cross_entropy_sum",
   "checkpoint": "cross_entropy_sum",
   "vmap": "penalty",
   "vmap of one": "head_weights",
