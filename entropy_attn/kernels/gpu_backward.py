@@ -84,8 +84,8 @@ def backward(
   def weights(u, gain, largest, log_sum, seen, near=None):
     """p and log2 p; whatever is as near to the largest as `near` is the largest."""
     below = u - largest
-    below = jnp.minimum(below, 0.0) if near is None else jnp.where(below > -near, 0.0, below)
-    z = where(seen, jnp.maximum(below * gain - log_sum, LEAST), LEAST)
+    below = jnp.where(below > (0.0 if near is None else -near), 0.0, below)
+    z = where(seen, pallas.at_least(below * gain - log_sum, LEAST), LEAST)
     return jnp.exp2(z), z
 
   def rows_kernel(*refs):

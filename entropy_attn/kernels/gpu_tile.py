@@ -72,8 +72,8 @@ def over_keys(step, carry, i, Q, P, blocks, left, right):
 def grow(m, u_QxP, gain_Q, seen_QxP):
   """The running maximum of u; p, log2 p, and by what older sums shrink, as a logarithm and as a factor."""
   grown = jnp.maximum(m, jnp.max(where(seen_QxP, u_QxP, -jnp.inf), axis=1))
-  z_QxP = where(seen_QxP, jnp.maximum((u_QxP - grown[:, None]) * gain_Q[:, None], LEAST), LEAST)
-  lower = jnp.maximum((m - grown) * gain_Q, LEAST)
+  z_QxP = where(seen_QxP, pallas.at_least((u_QxP - grown[:, None]) * gain_Q[:, None], LEAST), LEAST)
+  lower = pallas.at_least((m - grown) * gain_Q, LEAST)
   return grown, jnp.exp2(z_QxP), z_QxP, lower, jnp.exp2(lower)
 
 

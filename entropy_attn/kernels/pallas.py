@@ -38,6 +38,11 @@ def in_band(row, key, left: int | None, right: int | None):
   return limits[0] & limits[1] if len(limits) == 2 else limits[0] if limits else None
 
 
+def at_least(x, least: float):
+  """x, raised to `least` where it is below; NaN stays, which the chips' own maximum takes for the smaller one."""
+  return jnp.where(x < least, least, x)
+
+
 def call(kernel, out_shape: list[tuple[tuple[int, ...], jnp.dtype]], operands: list, **options) -> list[jax.Array]:
   """`pallas_call` with outputs of these shapes and dtypes.
 

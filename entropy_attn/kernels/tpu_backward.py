@@ -107,7 +107,8 @@ def backward(
     largest, log_sum, delta, *dentropy = (ref[...] for ref in rows)
     x_PxQ = nt(k_ref[...], q_ref[...])
     u_PxQ, gain = unscaled(x_PxQ, row_scale_ref[...], softcap)
-    z_PxQ = jnp.maximum(jnp.minimum(u_PxQ - largest, 0.0) * gain - log_sum, LEAST)
+    below_PxQ = u_PxQ - largest
+    z_PxQ = pallas.at_least(jnp.where(below_PxQ > 0.0, 0.0, below_PxQ) * gain - log_sum, LEAST)
     z_PxQ = where(plan.seen(i, j, keep_ref), z_PxQ, LEAST)
     p_PxQ = jnp.exp(z_PxQ)
     ds_PxQ = nt(v_ref[...], dout_ref[...]) - delta

@@ -96,8 +96,8 @@ def grow(m_ref, u_PxQ, gain, seen_PxQ):
   m = m_ref[...]
   grown = jnp.maximum(m, jnp.max(where(seen_PxQ, u_PxQ, -jnp.inf), axis=0, keepdims=True))
   m_ref[...] = grown
-  z_PxQ = where(seen_PxQ, jnp.maximum((u_PxQ - grown) * gain, LEAST), LEAST)
-  lower = jnp.maximum((m - grown) * gain, LEAST)
+  z_PxQ = where(seen_PxQ, pallas.at_least((u_PxQ - grown) * gain, LEAST), LEAST)
+  lower = pallas.at_least((m - grown) * gain, LEAST)
   return jnp.exp(z_PxQ), z_PxQ, lower, jnp.exp(lower)
 
 
