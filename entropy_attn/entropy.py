@@ -39,7 +39,7 @@ def softmax_with_entropy(logits: jax.Array, mask: jax.Array | None = None) -> tu
   logits = jax.lax.optimization_barrier(logits)
   # Masked before s − m is taken: a scale of s would else be fused with the difference, unrounded as m is not.
   logits = jnp.where(mask, logits, -jnp.inf)
-  m = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  m = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf))
   shifted = logits - jnp.where(jnp.isneginf(m), 0, m)
   weights = jnp.exp(shifted)
   l = jnp.sum(weights, axis=-1, keepdims=True)
@@ -58,7 +58,8 @@ def head_means(entropy_LxBxTxH: jax.Array, weights_B: jax.Array | None = None) -
   per_sequence_LxBxH = jnp.mean(entropy_LxBxTxH, axis=2)
   if weights_B is None:
     return jnp.mean(per_sequence_LxBxH, axis=1)
-  kept_LxBxH = jnp.where(weights_B[:, None] > 0, per_sequence_LxBxH * weights_B[:, None], 0)
+  weights_1xBx1 = weights_B[None, :, None]
+  kept_LxBxH = jnp.where(weights_1xBx1 > 0, per_sequence_LxBxH * weights_1xBx1, 0)
   return jnp.sum(kept_LxBxH, axis=1) / jnp.sum(weights_B)
 
 

@@ -286,6 +286,7 @@ class Block(nn.Module):
       entropy_BxTxH = jnp.where(mask_BxT[..., None], entropy_BxTxH, 0)
     out_std = OUT_INITS[c.attention_out_init](c)
     out_BxTxD = linear(init_std=out_std, name="o")(out_BxTxHxK, lambda out: out.reshape(B, T, D))
+    out_BxTxD = out_BxTxD.astype(x_BxTxD.dtype)
     return sharding.constrain(x_BxTxD + out_BxTxD, _STREAM), {"entropy": entropy_BxTxH, **new}, first_BxTxHxK
 
   def temperature(self, T: int, cache: Cache | None) -> jax.Array:
@@ -308,6 +309,7 @@ class Block(nn.Module):
     else:
       h_BxTxF = linear(sizes.ffn_width(c), name="up")(h_BxTxD)
       h_BxTxD = linear(D, init_std=out_std, name="down")(h_BxTxF, self.activation())
+    h_BxTxD = h_BxTxD.astype(x_BxTxD.dtype)
     if c.residual_scaling:
       alpha = self.param("alpha", nn.initializers.constant(c.alpha_init), ())
       beta = self.param("beta", nn.initializers.constant(c.beta_init), ())

@@ -40,9 +40,9 @@ def on_each(fn, in_axes: tuple[str, ...], out_axes: tuple[str, ...], cut: str, *
   """
   given = [(x, axes) for x, axes in zip(arrays, in_axes, strict=True) if x is not None]
   mesh = _explicit_mesh([x for x, _ in given])
-  places = {} if mesh is None else {letter: _place(letter, mesh, given) for letter in cut}
-  if not any(places.values()):
+  if mesh is None or all(name is None for x, _ in given for name in jax.typeof(x).sharding.spec):
     return fn(*arrays)
+  places = {letter: _place(letter, mesh, given) for letter in cut}
 
   def in_spec(x, axes):
     if x is None:

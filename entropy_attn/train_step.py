@@ -216,7 +216,7 @@ def _learned(params, temperature_form: str) -> dict:
     t = TEMPERATURE_FORMS[temperature_form][1](jnp.concatenate([stack["temperature"] for stack in stacks]))
     learned["temperature_LxH"] = t.mean(axis=2) if t.ndim == 3 else t
     # A negative one inverts its query's attention: only temperature_form="direct" can get there.
-    learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim))
+    learned["negative_temperatures_L"] = jnp.sum(t < 0, axis=range(1, t.ndim), dtype=jnp.int32)
   if "strengths" in params.get("regularizer", {}):
     learned["head_weights_LxH"] = entropy_lib.head_weights(params["regularizer"]["strengths"])
   return learned

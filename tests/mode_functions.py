@@ -20,7 +20,7 @@ from entropy_attn.loss import cross_entropy_sum, distilled_sum
 from entropy_attn.model import GPT
 from entropy_attn.train_step import init_state, make_train_step
 
-SIZES = {"B": 2, "T": 24, "S": 24, "H": 2, "K": 8, "L": 2, "D": 8, "V": 16}
+SIZES = {"B": 2, "T": 12, "S": 12, "H": 2, "K": 8, "L": 2, "D": 8, "V": 16}
 TOGETHER = {"+": jax.lax.psum, "/": jax.lax.pmean}  # before the letters of a sum, or of a mean, over the batch
 
 
