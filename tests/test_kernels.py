@@ -117,9 +117,15 @@ SHAPES = st.sampled_from(
 )  # fmt: skip
 
 
+INPUTS = {
+  "shape": SHAPES, "causal": st.booleans(), "keep": st.booleans(), "log_t": st.floats(-2, 2),
+  "seed": st.integers(0, 2**31),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", KERNELS)
-@settings(deadline=None, max_examples=12)
-@given(shape=SHAPES, causal=st.booleans(), keep=st.booleans(), log_t=st.floats(-2, 2), seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=3)
+@given(**INPUTS)
 @example(shape=(2, 130, 130, 4, 2, 16), causal=True, keep=True, log_t=-2.0, seed=0)
 @example(shape=(1, 300, 300, 2, 1, 64), causal=True, keep=False, log_t=0.0, seed=1)
 @example(shape=(2, 9, 9, 3, 3, 4), causal=True, keep=True, log_t=-2.0, seed=67388610)
@@ -128,6 +134,14 @@ def test_equals_the_float64_reference(name, shape, causal, keep, log_t, seed):
   # A cold softmax multiplies the rounding of its logits: the tolerance grows with them.
   tolerance = 4e-6 * ROUNDING * max(1, 10**-log_t)
   assert_equal(name, inputs(seed, *shape, log_t=log_t, keep=keep), causal, tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS)
+@settings(deadline=None, max_examples=40)
+@given(**INPUTS)
+def test_equals_the_float64_reference_anywhere(name, **data):
+  test_equals_the_float64_reference.hypothesis.inner_test(name, **data)
 
 
 @pytest.mark.parametrize("name", KERNELS)

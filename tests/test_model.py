@@ -99,7 +99,9 @@ def test_parameters_are_as_many_as_counted_from_the_config(family, name):
 
 
 @pytest.mark.parametrize("kind", ["weight", "spectral", "sigma"])
-@pytest.mark.parametrize("targets", reparam.TARGETS)
+@pytest.mark.parametrize(
+  "targets", [pytest.param(t, marks=[pytest.mark.slow] * (t != "qk+ffn")) for t in reparam.TARGETS]
+)
 def test_folded_normalisation_gives_the_same_logits(kind, targets):
   ffn = "fused" if targets == "qkvo+ffn" else "mlp"
   removed = int(targets == "qk+ffn")  # a stack without FFNs too

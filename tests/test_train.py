@@ -315,6 +315,7 @@ def test_a_full_disk_ends_in_one_line(corpus, tmp_path):
   assert err.strip().splitlines()[-1].startswith("error: no space left")
 
 
+@pytest.mark.slow
 def test_without_a_workdir_the_run_lands_under_its_configs_name(corpus, tmp_path):
   argument, name = ":qk+ffn,quick", "codeparrot_snorm_qk+ffn_quick"
   arguments = command("", corpus | {"train.steps": 2}, config=f"{ROOT}/configs/codeparrot_snorm.py{argument}")
