@@ -338,6 +338,7 @@ def test_padding_at_either_end_changes_nothing_of_the_text(implementation, name)
     assert np.all(np.isfinite(found))
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_gradient_are_those_of_the_text_without_its_padding():
   c = tiny()
   variables = perturbed(init(c))

@@ -144,6 +144,7 @@ def test_a_training_run_tells_its_predicted_cost(linear_run):
   assert private["total_bytes"] > 1e6 and set(private["latency_seconds"]) == {"LAN", "WAN"}
 
 
+@pytest.mark.slow
 def test_the_audit_prints_and_writes_all(tmp_path):
   out, _ = run("private.audit", f"--workdir={tmp_path}", f"--json={tmp_path / 'a.json'}")
   found = json.loads((tmp_path / "audit.json").read_text())

@@ -87,7 +87,7 @@ def model_of(name):
 
 
 @needs_engine
-@pytest.mark.parametrize("keys", [2.5, 1.0])
+@pytest.mark.parametrize("keys", [pytest.param(2.5, marks=pytest.mark.slow), 1.0])
 @pytest.mark.parametrize("name", slow_but(["SM(t_i)+ScFuFFN"], ["SM(t_i)+ScFuFFN", "SM+LN+G", "SM+VRes+ScFuFFN(−1)"]))
 def test_a_prompt_and_its_tokens_by_material_for_a_longer_one(name, keys, monkeypatch):
   """Of the products of masks one fails, as the engine has them fail: it is made anew, and nobody sees it.

@@ -41,7 +41,7 @@ def prices(config):
   return found["total_bytes"], found["online"]["bytes"], found["rounds"], found["online"]["rounds"]
 
 
-@pytest.mark.parametrize("family", ["codeparrot", "languini"])
+@pytest.mark.parametrize("family", [pytest.param("codeparrot", marks=pytest.mark.slow), "languini"])
 @pytest.mark.parametrize("name", FREE)
 def test_it_folds_exactly(name, family):
   config, variables = make(TEMPERED | FREE[name], family, num_layers=3)
