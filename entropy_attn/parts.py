@@ -13,8 +13,8 @@ def alike(*arrays):
   A loop's carry and a custom derivative ask for it. The cast costs nothing; its transpose adds up the gradients of the
   devices. Elsewhere: the arrays.
   """
-  every = frozenset().union(*(_varies_over(x) for x in arrays if x is not None))
-  return tuple(x if x is None else _cast(x, tuple(every - _varies_over(x))) for x in arrays)
+  every = frozenset().union(*(varies_over(x) for x in arrays if x is not None))
+  return tuple(x if x is None else _cast(x, tuple(every - varies_over(x))) for x in arrays)
 
 
 def take(table, indices, mode=None):
@@ -86,7 +86,8 @@ def _explicit_mesh(arrays):
   return next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
 
 
-def _varies_over(x) -> frozenset:
+def varies_over(x) -> frozenset:
+  """The mesh axes of a `jax.shard_map` over which an array varies."""
   kind = jax.typeof(x)
   return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # before JAX 0.10, and since
 

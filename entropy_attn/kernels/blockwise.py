@@ -58,11 +58,7 @@ def forward(
         k, v = (_keys(x, start, span.width) for x in (k_NxSxK, v_NxSxV))
         s_NxMxW = _dot("NMK,NWK->NMW", plan.merged(plan.block(q_NxRxTxK, i)), k)
         s_NxMxW, _ = _logits(plan, s_NxMxW, softcap, *tables, i, start)
-        m = jnp.max(s_NxMxW, axis=-1, keepdims=True)
-        shifted = _shifted(s_NxMxW, m)
-        p = jnp.exp(shifted)
-        l = jnp.sum(p, axis=-1, keepdims=True)
-        l = jnp.where(l == 0, 1, l)
+        m, shifted, p, l = _weights(s_NxMxW)
         out = _dot("NMW,NWV->NMV", p.astype(v.dtype), v) / l
         found = {"out": out.astype(v.dtype), "largest": m[..., 0], "log_sum": jnp.log(l)[..., 0]}
         if with_entropy:
@@ -130,10 +126,7 @@ def backward(
         k, v = (_keys(x, start, span.width) for x in (k_NxSxK, v_NxSxV))
         q, dout = (plan.merged(plan.block(x, i)) for x in queries)
         s_NxMxW, slope = _logits(plan, _dot("NMK,NWK->NMW", q, k), softcap, *tables, i, start)
-        shifted = _shifted(s_NxMxW, jnp.max(s_NxMxW, axis=-1, keepdims=True))
-        p = jnp.exp(shifted)
-        l = jnp.sum(p, axis=-1, keepdims=True)
-        l = jnp.where(l == 0, 1, l)
+        _, shifted, p, l = _weights(s_NxMxW)
         p = p / l
         u = _dot("NMV,NWV->NMW", dout, v)
         if dentropy is not None:
@@ -191,9 +184,13 @@ def _logits(plan, s_NxMxW, softcap, keep, bias, i, start):
   return s_NxMxW if seen is None else jnp.where(seen, s_NxMxW, -jnp.inf), slope
 
 
-def _shifted(s, m):
-  """s − m without infinities; NaN and +inf logits give NaN."""
-  return jnp.maximum(s - jnp.where(jnp.isneginf(m), 0, m), _LEAST)
+def _weights(s_NxMxW):
+  """The largest logit m of each row, s − m without infinities, its exp, and their sum; NaN and +inf logits give NaN."""
+  m = jnp.max(s_NxMxW, axis=-1, keepdims=True)
+  shifted = jnp.maximum(s_NxMxW - jnp.where(jnp.isneginf(m), 0, m), _LEAST)
+  p = jnp.exp(shifted)
+  l = jnp.sum(p, axis=-1, keepdims=True)
+  return m, shifted, p, jnp.where(l == 0, 1, l)
 
 
 def _keys(x_NxSxK, start, width):

@@ -29,7 +29,6 @@ from entropy_attn.kernels import Forward, pallas
 from entropy_attn.kernels.gpu_backward import backward
 from entropy_attn.kernels.gpu_tile import (
   LN2,
-  LOWEST,
   compiler_params,
   factor_and_gain,
   grow,
@@ -115,7 +114,7 @@ def forward(
       return out_QxK, grown, l, r
 
     zeros_Q = jnp.zeros((Q,), jnp.float32)
-    carry = jnp.zeros((Q, K_), jnp.float32), zeros_Q + LOWEST, zeros_Q, zeros_Q
+    carry = jnp.zeros((Q, K_), jnp.float32), zeros_Q + pallas.LOWEST, zeros_Q, zeros_Q
     out_QxK, m, l, r = over_keys(step, carry, i, Q, P, S_ // P, left, right)
     some = jnp.where(l == 0, 1.0, l)
     out_QxK /= some[:, None]

@@ -11,7 +11,6 @@ from entropy_attn.kernels.gpu_tile import (
   LEAST,
   LN2,
   LOG2E,
-  LOWEST,
   compiler_params,
   factor_and_gain,
   grow,
@@ -25,7 +24,6 @@ from entropy_attn.kernels.gpu_tile import (
   through_cap,
   tiles,
   unscaled,
-  where,
 )
 
 _NEAR = 2.0**-21  # products in another order differ by such parts of their size
@@ -85,7 +83,7 @@ def backward(
     """p and log2 p; whatever is as near to the largest as `near` is the largest."""
     below = u - largest
     below = jnp.where(below > (0.0 if near is None else -near), 0.0, below)
-    z = where(seen, pallas.at_least(below * gain - log_sum, LEAST), LEAST)
+    z = pallas.where(seen, pallas.at_least(below * gain - log_sum, LEAST), LEAST)
     return jnp.exp2(z), z
 
   def rows_kernel(*refs):
@@ -111,7 +109,7 @@ def backward(
       return grown, shrink * l + jnp.sum(p_QxP, axis=1), shrink * total + jnp.sum(p_QxP * e_QxP, axis=1)
 
     zeros_Q = jnp.zeros((Q,), jnp.float32)
-    m, l, total = over_keys(step, (zeros_Q + LOWEST, zeros_Q, zeros_Q), i, Q, P, S_ // P, left, right)
+    m, l, total = over_keys(step, (zeros_Q + pallas.LOWEST, zeros_Q, zeros_Q), i, Q, P, S_ // P, left, right)
     some = jnp.where(l == 0, 1.0, l)
     log_sum = jnp.log2(some)
     largest_ref[...] = jnp.where(l == 0, 0.0, m)
@@ -145,7 +143,7 @@ def backward(
         wide_QxP = rounded_QxP.astype(jnp.float32)
         excess_Q += jnp.sum(wide_QxP if softcap is None else wide_QxP - ds_QxP, axis=1)
         x_QxP = u_QxP - largest_Q[:, None] if softcap is None else x_QxP  # by one figure a row less: ds sum to zero
-        drow_scale_Q += jnp.sum(ds_QxP * jnp.clip(x_QxP, LOWEST, -LOWEST), axis=1)
+        drow_scale_Q += jnp.sum(ds_QxP * jnp.clip(x_QxP, pallas.LOWEST, -pallas.LOWEST), axis=1)
       return dq_QxK + product(rounded_QxP, k_PxK, precision), excess_Q, drow_scale_Q
 
     zeros_Q = jnp.zeros((Q,), jnp.float32)

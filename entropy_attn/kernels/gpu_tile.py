@@ -14,7 +14,6 @@ from entropy_attn.kernels import pallas
 LOG2E = math.log2(math.e)
 LN2 = math.log(2)
 LEAST = -200.0  # of a logit less the largest, in base 2: its weight is exactly 0, and 0 times it too
-LOWEST = float(jnp.finfo(jnp.float32).min)  # what the running maximum begins with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +70,8 @@ def over_keys(step, carry, i, Q, P, blocks, left, right):
 
 def grow(m, u_QxP, gain_Q, seen_QxP):
   """The running maximum of u; p, log2 p, and by what older sums shrink, as a logarithm and as a factor."""
-  grown = jnp.maximum(m, jnp.max(where(seen_QxP, u_QxP, -jnp.inf), axis=1))
-  z_QxP = where(seen_QxP, pallas.at_least((u_QxP - grown[:, None]) * gain_Q[:, None], LEAST), LEAST)
+  grown = jnp.maximum(m, jnp.max(pallas.where(seen_QxP, u_QxP, -jnp.inf), axis=1))
+  z_QxP = pallas.where(seen_QxP, pallas.at_least((u_QxP - grown[:, None]) * gain_Q[:, None], LEAST), LEAST)
   lower = pallas.at_least((m - grown) * gain_Q, LEAST)
   return grown, jnp.exp2(z_QxP), z_QxP, lower, jnp.exp2(lower)
 
@@ -101,10 +100,6 @@ def seen_of(first_row, first_key, shape, rows_axis, left, right, keep_ref, keys)
     return seen
   keep = jnp.expand_dims(keep_ref[keys] != 0, rows_axis)
   return jnp.broadcast_to(keep, shape) if seen is None else seen & keep
-
-
-def where(seen, x, otherwise):
-  return x if seen is None else jnp.where(seen, x, otherwise)
 
 
 def scores(a_QxK, b_PxK, precision):

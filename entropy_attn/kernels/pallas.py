@@ -4,7 +4,10 @@ import jax
 from jax.experimental import pallas as pl
 import jax.numpy as jnp
 
+from entropy_attn import parts
 from entropy_attn.kernels import Forward
+
+LOWEST = float(jnp.finfo(jnp.float32).min)  # what the running maximum begins with
 
 
 def unsupported(q_BxTxHxK, k_BxSxGxK, v_BxSxGxK, dtypes: set[str]) -> str | None:
@@ -38,6 +41,11 @@ def in_band(row, key, left: int | None, right: int | None):
   return limits[0] & limits[1] if len(limits) == 2 else limits[0] if limits else None
 
 
+def where(seen, x, otherwise):
+  """x where keys and rows see each other, boolean; None: all do."""
+  return x if seen is None else jnp.where(seen, x, otherwise)
+
+
 def at_least(x, least: float):
   """x, raised to `least` where it is below; NaN stays, which the chips' own maximum takes for the smaller one."""
   return jnp.where(x < least, least, x)
@@ -49,17 +57,12 @@ def call(kernel, out_shape: list[tuple[tuple[int, ...], jnp.dtype]], operands: l
   Under `jax.shard_map` the outputs vary over all the axes that an operand varies over. Under `jax_enable_x64` the
   kernel is traced without: its indices would be 64 bits wide, which the chips' compilers do not take.
   """
-  axes = frozenset().union(*(_varying(x) for x in operands))
-  operands = [jax.lax.pcast(x, tuple(axes - _varying(x)), to="varying") if axes - _varying(x) else x for x in operands]
-  kind = {"manual_axis_type": jax.typeof(operands[0]).manual_axis_type} if axes else {}
+  operands = parts.alike(*operands)
+  kind = {"manual_axis_type": jax.typeof(operands[0]).manual_axis_type} if parts.varies_over(operands[0]) else {}
   with jax.enable_x64(False):
     return pl.pallas_call(
       kernel, out_shape=[jax.ShapeDtypeStruct(shape, dtype, **kind) for shape, dtype in out_shape], **options
     )(*operands)
-
-
-def _varying(x) -> frozenset:
-  return jax.typeof(x).manual_axis_type.varying
 
 
 def nothing(q_BxTxHxK, v_BxSxGxK, with_entropy: bool, with_rest: bool) -> Forward:

@@ -17,7 +17,6 @@ from entropy_attn.kernels import Forward, pallas
 from entropy_attn.kernels.tpu_backward import backward
 from entropy_attn.kernels.tpu_tile import (
   COMPILER_PARAMS,
-  LOWEST,
   Plan,
   grow,
   nn,
@@ -90,7 +89,7 @@ def forward(
     @pl.when(j == 0)
     def _():
       sum_ref[...] = jnp.zeros_like(sum_ref)
-      m_ref[...] = jnp.full_like(m_ref, LOWEST)
+      m_ref[...] = jnp.full_like(m_ref, pallas.LOWEST)
       l_ref[...] = jnp.zeros_like(l_ref)
       r_ref[...] = jnp.zeros_like(r_ref)
 

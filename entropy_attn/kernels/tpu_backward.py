@@ -9,7 +9,6 @@ from entropy_attn.kernels import Forward, pallas
 from entropy_attn.kernels.tpu_tile import (
   COMPILER_PARAMS,
   LEAST,
-  LOWEST,
   Plan,
   grow,
   nn,
@@ -18,7 +17,6 @@ from entropy_attn.kernels.tpu_tile import (
   to_columns,
   to_rows,
   unscaled,
-  where,
 )
 
 
@@ -76,7 +74,7 @@ def backward(
 
     @pl.when(j == 0)
     def _():
-      m_ref[...] = jnp.full_like(m_ref, LOWEST)
+      m_ref[...] = jnp.full_like(m_ref, pallas.LOWEST)
       l_ref[...] = jnp.zeros_like(l_ref)
       total_ref[...] = jnp.zeros_like(total_ref)
 
@@ -109,7 +107,7 @@ def backward(
     u_PxQ, gain = unscaled(x_PxQ, row_scale_ref[...], softcap)
     below_PxQ = u_PxQ - largest
     z_PxQ = pallas.at_least(jnp.where(below_PxQ > 0.0, 0.0, below_PxQ) * gain - log_sum, LEAST)
-    z_PxQ = where(plan.seen(i, j, keep_ref), z_PxQ, LEAST)
+    z_PxQ = pallas.where(plan.seen(i, j, keep_ref), z_PxQ, LEAST)
     p_PxQ = jnp.exp(z_PxQ)
     ds_PxQ = nt(v_ref[...], dout_ref[...]) - delta
     if dentropy:
@@ -142,7 +140,7 @@ def backward(
       excess_PxQ = rounded_PxQ.astype(jnp.float32)
       excess_PxQ = excess_PxQ if softcap is None else excess_PxQ - ds_PxQ
       excess_ref[...] += jnp.sum(excess_PxQ, axis=0, keepdims=True)
-      drow_sum_ref[...] += jnp.sum(ds_PxQ * jnp.clip(x_PxQ, LOWEST, -LOWEST), axis=0, keepdims=True)
+      drow_sum_ref[...] += jnp.sum(ds_PxQ * jnp.clip(x_PxQ, pallas.LOWEST, -pallas.LOWEST), axis=0, keepdims=True)
 
     @pl.when(j == S_ // P - 1)
     def _():

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from entropy_attn.kernels import pallas
 
 LEAST = -200.0  # of a logit less the largest: its weight is exactly 0, and 0 times it too
-LOWEST = float(jnp.finfo(jnp.float32).min)  # what the running maximum begins with
 COMPILER_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"))
 _LANES = 128
 _TILE = 512  # rows and keys of a tile: a few of float32, 1 MiB each, fit the vector memory beside the operands
@@ -94,15 +93,11 @@ def unscaled(x_PxQ, row_scale, softcap):
 def grow(m_ref, u_PxQ, gain, seen_PxQ):
   """Raises the running maximum of u. Gives p, log p, and by what older sums shrink, as a logarithm and as a factor."""
   m = m_ref[...]
-  grown = jnp.maximum(m, jnp.max(where(seen_PxQ, u_PxQ, -jnp.inf), axis=0, keepdims=True))
+  grown = jnp.maximum(m, jnp.max(pallas.where(seen_PxQ, u_PxQ, -jnp.inf), axis=0, keepdims=True))
   m_ref[...] = grown
-  z_PxQ = where(seen_PxQ, pallas.at_least((u_PxQ - grown) * gain, LEAST), LEAST)
+  z_PxQ = pallas.where(seen_PxQ, pallas.at_least((u_PxQ - grown) * gain, LEAST), LEAST)
   lower = pallas.at_least((m - grown) * gain, LEAST)
   return jnp.exp(z_PxQ), z_PxQ, lower, jnp.exp(lower)
-
-
-def where(seen, x, otherwise):
-  return x if seen is None else jnp.where(seen, x, otherwise)
 
 
 def nt(a_PxK, b_QxK):
