@@ -1,21 +1,15 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs import random_qkv
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from trees import assert_close
 
 import entropy_attn
 from entropy_attn.kernels import fused
-
-
-def random_qkv(rng, B=2, T=7, H=4, K=8, G=None):
-  return (
-    rng.normal(size=(B, T, H, K)),
-    rng.normal(size=(B, T, G or H, K)),
-    rng.normal(size=(B, T, G or H, K)),
-  )
 
 
 @pytest.mark.parametrize("implementation", ["reference", "blockwise"])
@@ -132,11 +126,6 @@ def both(implementation, q, k, v, **options):
   return *outs, *grads
 
 
-def assert_same(a, b, atol=2e-5):
-  for x, y in zip(a, b, strict=True):
-    np.testing.assert_allclose(x, y, atol=atol)
-
-
 MASK_SHAPES = [(2, 4, 150, 150), (1, 1, 150, 150), (2, 1, 150, 150), (1, 4, 150, 150), (2, 4, 1, 150), (2, 1, 1, 150)]
 MASK_SHAPES += [(1, 1, 150, 1), (150, 150), (4, 1, 150)]
 
@@ -147,27 +136,27 @@ def test_blockwise_takes_every_mask_that_broadcasts(shape, causal):
   rng = np.random.default_rng(5)
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(rng, T=150, G=2))
   options = {"mask": jnp.asarray(rng.random(shape) < 0.6), "is_causal": causal}
-  assert_same(both("blockwise", q, k, v, **options), both("reference", q, k, v, **options))
+  assert_close(both("blockwise", q, k, v, **options), both("reference", q, k, v, **options), atol=2e-5)
 
 
 def test_values_of_another_width_and_queries_of_another_length():
   rng = np.random.default_rng(6)
   q, k, v = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((1, 5, 4, 8), (1, 140, 2, 8), (1, 140, 2, 3)))
-  assert_same(both("blockwise", q, k, v), both("reference", q, k, v))
+  assert_close(both("blockwise", q, k, v), both("reference", q, k, v), atol=2e-5)
 
 
 def test_arrays_without_a_batch_are_as_a_batch_of_one():
   q, k, v = (jnp.asarray(x[0], jnp.float32) for x in random_qkv(np.random.default_rng(7), G=2))
   out, entropy = entropy_attn.dot_product_attention(q, k, v, is_causal=True)
   batched = entropy_attn.dot_product_attention(q[None], k[None], v[None], is_causal=True)
-  assert_same((out, entropy), (batched[0][0], batched[1][0]))
+  assert_close((out, entropy), (batched[0][0], batched[1][0]), atol=2e-5)
   np.testing.assert_allclose(out, jax.nn.dot_product_attention(q, k, v, is_causal=True), atol=1e-5)
 
 
 def test_it_can_be_mapped_over():
   q, k, v = (jnp.asarray(x, jnp.float32) for x in random_qkv(np.random.default_rng(8)))
   mapped = jax.vmap(lambda *x: entropy_attn.dot_product_attention(*x, implementation="blockwise"))(q, k, v)
-  assert_same(mapped, entropy_attn.dot_product_attention(q, k, v, implementation="reference"))
+  assert_close(mapped, entropy_attn.dot_product_attention(q, k, v, implementation="reference"), atol=2e-5)
 
 
 @pytest.mark.parametrize("implementation", ["gpu", "tpu"])
@@ -187,7 +176,7 @@ def test_what_a_kernel_cannot_take_goes_to_blockwise_and_is_said_once(implementa
     first = entropy_attn.dot_product_attention(q, k, v, implementation=implementation, **options)
     entropy_attn.dot_product_attention(q, k, v, implementation=implementation, **options)
   assert len(said) == 1
-  assert_same(first, entropy_attn.dot_product_attention(q, k, v, implementation="blockwise", **options))
+  assert_close(first, entropy_attn.dot_product_attention(q, k, v, implementation="blockwise", **options), atol=2e-5)
 
 
 def test_auto_here_is_blockwise_and_says_nothing(recwarn):

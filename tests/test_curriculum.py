@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train_step import assert_close, batch, ereg, initial, one_step
+from steps import batch, ereg, initial, one_step
+from trees import assert_close
 
 from entropy_attn import config, counts, curriculum
 from entropy_attn.errors import UserError

@@ -4,12 +4,13 @@ import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import inputs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_loss import inputs
-from test_train_step import LONG, assert_close, batch, ereg, initial
+from steps import LONG, batch, ereg, initial
+from trees import assert_close
 
 from benchmarks import programs
 from entropy_attn import config, distill, sharding
@@ -39,7 +40,7 @@ def whole(x, head, teacher, targets, weights, weight, t):
   seed=st.integers(0, 2**31),
 )
 def test_loss_and_gradients_equal_those_of_all_logits_at_once(shape, width, weight, temperature, seed):
-  x, head, targets, weights = inputs(seed, *shape)
+  x, head, targets, weights = inputs.of_loss(seed, *shape)
   rng = np.random.default_rng(seed + 1)
   teacher = rng.normal(size=(*shape[:2], width)), rng.normal(size=(width, shape[3]))
 
@@ -61,7 +62,7 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(shape, width, weig
 
 
 def test_without_weight_it_is_the_cross_entropy_and_a_token_without_weight_is_not_looked_at():
-  x, head, targets, weights = inputs(1, 2, 9, 4, 9)
+  x, head, targets, weights = inputs.of_loss(1, 2, 9, 4, 9)
   weights[1, 3] = 0
   x[1, 3] = np.nan
   x, head, weights = map(jnp.float32, (x, head, weights))
@@ -75,7 +76,7 @@ def test_without_weight_it_is_the_cross_entropy_and_a_token_without_weight_is_no
 
 
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn_from_it():
-  x, head, targets, weights = (jnp.asarray(a, jnp.float32) for a in inputs(2, 2, 9, 4, 9))
+  x, head, targets, weights = (jnp.asarray(a, jnp.float32) for a in inputs.of_loss(2, 2, 9, 4, 9))
   loss = lambda x: distilled_sum(x, head, (x, head), jnp.int32(targets), weights, weight=1.0, temperature=2.0)[0]
   value, dx = jax.value_and_grad(loss)(x)
   np.testing.assert_allclose(value, 0, atol=1e-4)

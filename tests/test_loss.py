@@ -1,5 +1,6 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import inputs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +15,13 @@ def whole(x, head, targets, weights):
   return -jnp.sum(jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0] * weights)
 
 
-def inputs(seed, B, T, D, V):
-  rng = np.random.default_rng(seed)
-  weights = rng.random((B, T)) * (rng.random((B, T)) < 0.8)
-  return rng.normal(size=(B, T, D)), rng.normal(size=(D, V)), rng.integers(0, V, (B, T)), weights
-
-
 @settings(deadline=None, max_examples=15)
 @given(
   shape=st.tuples(st.integers(1, 3), st.sampled_from([1, 5, 8, 13, 32]), st.integers(1, 6), st.integers(1, 40)),
   seed=st.integers(0, 2**31),
 )
 def test_loss_and_gradients_equal_those_of_all_logits_at_once(shape, seed):
-  x, head, targets, weights = inputs(seed, *shape)
+  x, head, targets, weights = inputs.of_loss(seed, *shape)
   gradients = lambda fn: jax.value_and_grad(lambda *operands: 3 * fn(*operands), argnums=(0, 1))
   loss, grads = jax.jit(gradients(cross_entropy_sum))(*map(jnp.float32, (x, head)), targets, jnp.float32(weights))
   with jax.enable_x64():
@@ -37,14 +32,14 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(shape, seed):
 
 
 def test_the_value_without_gradients_is_the_same():
-  x, head, targets, weights = inputs(0, 2, 13, 4, 9)
+  x, head, targets, weights = inputs.of_loss(0, 2, 13, 4, 9)
   x, head = jnp.float32(x), jnp.float32(head)
   fn = lambda x: cross_entropy_sum(x, head, targets, weights)
   np.testing.assert_allclose(fn(x), jax.value_and_grad(fn)(x)[0], rtol=1e-6)
 
 
 def test_a_token_without_weight_is_not_looked_at():
-  x, head, targets, weights = inputs(1, 2, 9, 4, 9)
+  x, head, targets, weights = inputs.of_loss(1, 2, 9, 4, 9)
   weights[1, 3] = 0
   x[1, 3] = np.nan
   loss, (dx, dhead) = jax.value_and_grad(cross_entropy_sum, argnums=(0, 1))(
@@ -58,7 +53,7 @@ def test_a_token_without_weight_is_not_looked_at():
 
 @pytest.mark.parametrize("dtype", ["bfloat16"])
 def test_bfloat16_products_are_accumulated_in_float32(dtype):
-  x, head, targets, weights = inputs(2, 2, 16, 64, 50)
+  x, head, targets, weights = inputs.of_loss(2, 2, 16, 64, 50)
   rounded = [np.float64(jnp.asarray(a, dtype)) for a in (x, head)]
   ours = cross_entropy_sum(jnp.float32(x), jnp.float32(head), targets, jnp.float32(weights), dtype)
   np.testing.assert_allclose(ours, whole(*map(jnp.asarray, rounded), targets, weights), rtol=1e-5)

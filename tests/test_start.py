@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_train_step import T, V, assert_close, batch, ereg
+from steps import T, V, batch, ereg
+from trees import assert_close
 
 from entropy_attn import config as config_lib
 from entropy_attn import curriculum, origin, sharding, start, teacher

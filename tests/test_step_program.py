@@ -5,7 +5,7 @@ import re
 
 import jax
 import pytest
-from test_train_step import ereg
+from steps import LONG, ereg
 
 from benchmarks import programs
 from entropy_attn import sharding
@@ -17,9 +17,6 @@ def compiled_text(c):
   mesh = sharding.make_mesh(c, jax.devices()[: c.mesh.data * c.mesh.fsdp * c.mesh.tensor])
   with jax.set_mesh(mesh):
     return trace_train_step(c, mesh).lower().compile().as_text()
-
-
-LONG = {"model__context_length": 260, "model__max_positions": 260, "mesh__data": 1}
 
 
 def test_no_attention_matrix_exists_unless_the_reference_is_asked_for():

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from private.models import logits_of, make, tokens_of
 import pytest
+from trees import assert_equal
 
 import entropy_attn
 from entropy_attn import config as config_lib
@@ -40,11 +41,6 @@ BEYOND = {
   "ffns_removed=1": {"ffns_removed": 1},
   "residual_scaling=true, whose beta has become other than 1": {"residual_scaling": True},
 }
-
-
-def assert_same(a, b):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def export(target, config, variables, form="auto"):
@@ -84,7 +80,7 @@ def test_what_is_no_gpt_2_says_why_and_is_read_again_bit_for_bit(name, tmp_path)
     write.form_of(variables, config, "gpt2")
   assert export(tmp_path / "out", config, variables) == "entropy_attn"
   again = entropy_attn.load(tmp_path / "out")
-  assert_same(again.variables, variables)
+  assert_equal(again.variables, variables)
   assert again.config.model == config.model and again.config.regularizer == config.regularizer
   assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "entropy_attn"
 
@@ -95,7 +91,7 @@ def test_what_is_no_gpt_2_says_why_and_is_read_again_bit_for_bit(name, tmp_path)
 def test_states_beside_the_parameters_are_kept_and_any_model_may_be_written_as_it_is(fields, tmp_path):
   config, variables = make(fields)
   export(tmp_path / "out", config, variables, "entropy_attn")
-  assert_same(entropy_attn.load(tmp_path / "out").variables, variables)
+  assert_equal(entropy_attn.load(tmp_path / "out").variables, variables)
 
 
 def test_in_out_in_is_the_identity(tmp_path):
@@ -103,7 +99,7 @@ def test_in_out_in_is_the_identity(tmp_path):
   first = entropy_attn.load(gpt2.write(tmp_path / "in", said))
   assert export(tmp_path / "out", first.config, first.variables) == "gpt2"
   second = entropy_attn.load(tmp_path / "out")
-  assert_same(second.variables, first.variables)
+  assert_equal(second.variables, first.variables)
   assert second.config == first.config
 
 
@@ -114,7 +110,7 @@ def test_a_folder_of_something_else_is_refused_and_one_of_an_export_written_anew
   assert {path.name for path in out.iterdir()} == {"README.md", "config.json", "model.safetensors", "export.json"}
   config, variables = make(ROWS["scfuffn"])
   export(out, config, variables)
-  assert_same(entropy_attn.load(out).variables, variables)
+  assert_equal(entropy_attn.load(out).variables, variables)
   (out / "notes.txt").write_text("mine")
   with pytest.raises(UserError, match=r"--to=.*out holds something else \(notes.txt\): name a new folder"):
     export(out, config, variables)

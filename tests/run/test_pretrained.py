@@ -4,8 +4,8 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from trees import assert_equal
 
 import entropy_attn
 from entropy_attn import config as config_lib
@@ -47,11 +47,6 @@ def with_seed(config, seed):
   config = config.copy_and_resolve_references()
   config.train.seed = seed
   return config
-
-
-def assert_equal(a, b):
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.parametrize("architecture", FIELDS)
