@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 
 from playwright.sync_api import sync_playwright
@@ -54,3 +55,8 @@ def visitor(browser, ready: str | None = None):
   for context in contexts:
     context.close()
   assert wrong == []
+
+
+def cell(tab, layer, head):
+  """Of the map of heads."""
+  return tab.locator("#map").get_by_role("button", name=re.compile(rf"^Layer {layer}, head {head}:"))

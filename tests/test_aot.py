@@ -5,10 +5,10 @@ Needs requirements-aot.txt: run by `make test-aot`.
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
+from command_line import environment
 import pytest
 
 pytestmark = [
@@ -26,8 +26,7 @@ H100_BYTES, V5E_BYTES = 80e9, 16e9
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
   path = tmp_path_factory.mktemp("aot") / "report.json"
-  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # conftest's are for quick tests
-  subprocess.run([sys.executable, "-m", "benchmarks.aot", "--json", path], check=True, env=env)
+  subprocess.run([sys.executable, "-m", "benchmarks.aot", "--json", path], check=True, env=environment())
   return json.loads(path.read_text())
 
 

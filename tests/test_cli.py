@@ -9,42 +9,13 @@ import shutil
 import subprocess
 import sys
 
+from command_line import COMMANDS, CONFIG, DRY, NEEDED, ROOT, SLOW, call, dry, error, run
 import pytest
-from test_layout import COMMANDS
 
 from entropy_attn import __main__ as listing
 from entropy_attn import fields, paths, processes
 from entropy_attn.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
-CONFIG = "--config=configs/quickstart.py"
-SLOW = (
-  "jax", "flax", "optax", "tensorflow_datasets", "grain", "orbax", "matplotlib", "scipy", "pyarrow", "spu",
-)  # fmt: skip
-# What each command cannot do without.
-NEEDED = {
-  "main": [CONFIG], "inspect": ["--model=x"], "export": ["--checkpoint=x", "--to=y"], "flops": [CONFIG],
-  "private.cost": [CONFIG],
-  "study.__main__": ["--study=configs/studies/compare.py", "--workdir=x"], "report.__main__": ["--workdir=."],
-  "private.profile": [CONFIG], "private.serve": [CONFIG], "private.perplexity": [CONFIG],
-  "private.generate": ["--prompt=x"], "private.prepare": ["--material=x", "--length=4"],
-  "private.audit": ["--workdir=x"], "generate": ["--checkpoint=x", "--prompt=x"],
-  "private.calibrate": [], "private.approximate": [],
-}  # fmt: skip
-# A command up to its main(): what it imported, and its own flags.
-DRY = f"""
-import importlib, json, sys
-from absl import flags
-from entropy_attn import cli
-command, own = importlib.import_module(sys.argv.pop(1)), {{}}
-def define_flags():
-  there = set(flags.FLAGS)
-  command.define_flags()
-  own.update({{name: [flags.FLAGS[name].flag_type(), flags.FLAGS[name].help] for name in set(flags.FLAGS) - there}})
-def main():
-  print(json.dumps({{"slow": [name for name in {SLOW} if name in sys.modules], "flags": own}}))
-cli.run(define_flags, main)
-"""
 STUDIES = f"""
 import pathlib, sys
 from entropy_attn.study import runs
@@ -97,35 +68,11 @@ print({"load", "entropy", "model", "dot_product_attention"} <= set(dir(entropy_a
 """
 
 
-def call(*arguments, **kwargs):
-  options = {"cwd": ROOT, "capture_output": True, "text": True, "encoding": "utf-8", "errors": "replace"} | kwargs
-  if options.keys() & {"stdout", "stderr"}:
-    del options["capture_output"]
-  return subprocess.run([sys.executable, *map(str, arguments)], check=False, **options)
-
-
-def run(*flags, command="flops", **kwargs):
-  return call("-m", f"entropy_attn.{command}", *flags, **kwargs)
-
-
-def dry(command, *flags, **kwargs):
-  """A command that ends where its main() would begin."""
-  return call("-c", DRY, f"entropy_attn.{command}", *flags, **kwargs)
-
-
 @functools.cache
 def described(command):
   done = dry(command, *NEEDED[command])
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout)
-
-
-def error(done):
-  """The one line that a command says of a mistake."""
-  assert done.returncode == 2, done.stdout + done.stderr
-  (line,) = done.stderr.splitlines()
-  assert line.startswith("error: ") and "Traceback" not in line
-  return line
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

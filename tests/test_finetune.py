@@ -5,8 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_train import INTERRUPTED, arrays
-from tiny_runs import STEPS, command, finish, lines, popen, run
+from tiny_runs import STEPS, assert_same, command, finish, interrupted, lines, popen, run
 
 from entropy_attn import curriculum, origin
 from entropy_attn.model import GPT
@@ -61,17 +60,11 @@ def test_it_says_what_it_came_from(tuned):
 def test_a_stopped_and_resumed_one_equals_it_bit_for_bit(tuned, tmp_path):
   _, whole, overrides, _ = tuned
   workdir, step = tmp_path / "stopped", 7  # amid the fade
-  arguments = command(workdir, overrides, config=CONFIG)
-  arguments[1:3] = ["-c", INTERRUPTED.format(step=step, number="SIGTERM")]
+  arguments = interrupted(command(workdir, overrides, config=CONFIG), step)
   assert f"saved step {step}" in finish(popen(arguments), expect=2)[1]
   _, err = run(workdir, overrides, config=CONFIG)
   assert f"resumed from step {step}" in err and "copied" not in err
-  expected, found = arrays(STEPS, whole, workdir)
-  assert expected.keys() == found.keys()
-  for name, value in expected.items():
-    np.testing.assert_array_equal(found[name], value, err_msg=name)
-  timeless = lambda records: [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in records]
-  assert timeless(lines(workdir)) == timeless(lines(whole))
+  assert_same(workdir, whole)
 
 
 def test_another_teacher_under_the_same_name_is_refused_and_a_source_is_not_read_again(corpus, tuned, tmp_path):
@@ -79,8 +72,7 @@ def test_another_teacher_under_the_same_name_is_refused_and_a_source_is_not_read
   of_run, teacher = (shutil.copytree(begin, tmp_path / name) for name in ("source", "teacher"))
   overrides = corpus | {"init.source": of_run, "distill.teacher": teacher}
   workdir = tmp_path / "run"
-  arguments = command(workdir, overrides, config=CONFIG)
-  arguments[1:3] = ["-c", INTERRUPTED.format(step=3, number="SIGTERM")]
+  arguments = interrupted(command(workdir, overrides, config=CONFIG), 3)
   finish(popen(arguments), expect=2)
   shutil.rmtree(of_run)
   shutil.rmtree(teacher)

@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 
+from command_line import dry, environment, error
+from command_line import run as call
 import pytest
-from test_cli import dry, error
-from test_cli import run as call
 import tiny_runs
 from waiting import PATIENCE
 
@@ -44,8 +44,7 @@ def trained(corpus, tmp_path_factory):
 
 
 def generate(trained, *flags, expect=0, **streams):
-  env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-  done = call(f"--checkpoint={trained}", *flags, command="generate", env=env, timeout=PATIENCE, **streams)
+  done = call(f"--checkpoint={trained}", *flags, command="generate", env=environment(), timeout=PATIENCE, **streams)
   assert done.returncode == expect and "Traceback" not in f"{done.stdout}{done.stderr}", done.stderr
   return done
 

@@ -1,18 +1,15 @@
 """The layout holds: who may import whom, read off the code's own import statements."""
 
 import ast
+import functools
 import pathlib
+import symtable
 
+from command_line import COMMANDS
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "entropy_attn"
-# What is typed: thin, and imported by nothing. Names are without the package's own.
-COMMANDS = {
-  "main", "flops", "inspect", "generate", "export", "study.__main__", "report.__main__",
-  "private.profile", "private.serve", "private.generate", "private.prepare", "private.cost",
-  "private.perplexity", "private.audit", "private.calibrate", "private.approximate",
-}  # fmt: skip
 # Each library that is wrapped, and the one file that imports it.
 WRAPPED = {
   "clu": "instruments",
@@ -182,3 +179,74 @@ def test_the_run_folders_files_are_named_in_run_alone():
 def test_a_file_can_be_held_in_the_head():
   lengths = {name: len(path.read_text().splitlines()) for name, path in PATHS.items()}
   assert {name: count for name, count in lengths.items() if count > 400} == {}
+
+
+def test_what_tests_share_is_in_plain_modules_and_is_there():
+  wrong = list(wrongly_borrowed(ROOT / "tests"))
+  assert wrong == [], wrong
+
+
+def test_what_a_test_cannot_borrow_is_found(tmp_path):
+  root = tmp_path / "tests"
+  (root / "deep").mkdir(parents=True)
+  for name, text in {
+    "steps.py": "import math\nA, b = 1, 2\nif A:\n  C: int = 3\ndef f(x): y = x\nclass K: z = 4\n",
+    "test_a.py": "from steps import A, C, K, f, math\nfrom deep import more as other\nimport steps\nother.D, steps.b\n",
+    "test_b.py": "def late():\n  from steps import y, z\nimport steps as s\ns.gone\nimport test_a, conftest\n",
+    "conftest.py": "from deep.more import D\n",
+    "deep/more.py": "D = 5\n",
+    "deep/test_c.py": "from more import D\nfrom tests.steps import B\nfrom tests.test_a import A\nimport json, math\n",
+  }.items():
+    (root / name).write_text(text)
+  assert set(wrongly_borrowed(root)) == {
+    ("test_b.py", "steps.py", "y"), ("test_b.py", "steps.py", "z"), ("test_b.py", "steps.py", "gone"),
+    ("test_b.py", "test_a.py", None), ("test_b.py", "conftest.py", None),
+    ("test_c.py", "steps.py", "B"), ("test_c.py", "test_a.py", "A"),
+  }  # fmt: skip
+
+
+def wrongly_borrowed(root):
+  """(file, lender, name) of what files below root take of a test file or of conftest.py, or where it is not defined."""
+  for path in _files(root):
+    for lender, name in borrowed(path, root):
+      if lender.stem.startswith("test_") or lender.stem == "conftest" or name not in {None, *defined(lender)}:
+        yield path.name, lender.name, name
+
+
+def borrowed(path, root):
+  """(lender, name) of what a file takes of others below root, wherever in it; the name is None for a whole module."""
+  nodes, modules = list(ast.walk(ast.parse(path.read_text()))), {}
+  for node in nodes:
+    if isinstance(node, ast.Import):
+      modules |= {alias.asname or alias.name: _file(alias.name, path, root) for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      lender = _file(node.module, path, root)
+      for alias in node.names:
+        modules[alias.asname or alias.name] = _file(f"{node.module}.{alias.name}", path, root)
+        if lender:
+          yield lender, alias.name
+  for lender in filter(None, modules.values()):
+    yield lender, None
+  for node in nodes:
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and modules.get(node.value.id):
+      yield modules[node.value.id], node.attr
+
+
+def _file(module, importer, root):
+  """Of a module below root, by the folders in which pytest has Python look; else None."""
+  for folder in (importer.parent, root, root.parent):
+    path = folder.joinpath(*module.split(".")).with_suffix(".py")
+    if path in _files(root):
+      return path
+  return None
+
+
+@functools.cache
+def _files(root):
+  return dict.fromkeys(sorted(root.rglob("*.py")))  # in order, and quick to look in
+
+
+@functools.cache
+def defined(path):
+  symbols = symtable.symtable(path.read_text(), str(path), "exec").get_symbols()
+  return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}

@@ -14,10 +14,10 @@ import subprocess
 import sys
 import sysconfig
 
+import command_line
+from command_line import COMMANDS, NEEDED
 import pages
 import pytest
-from test_cli import NEEDED
-from test_layout import COMMANDS
 from waiting import PATIENCE, until
 
 from entropy_attn import fields
@@ -291,7 +291,7 @@ def run_python(arguments, folder):
 
 
 def environment():
-  return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+  return command_line.environment() | {"PYTHONPATH": str(ROOT)}
 
 
 class Server:

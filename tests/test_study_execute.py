@@ -2,18 +2,17 @@
 
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 
+from command_line import ROOT, environment
 import pytest
 from waiting import PATIENCE, until
 
 from entropy_attn.study import Run, Study, execute, runs
 
-ROOT = pathlib.Path(__file__).parent.parent
 QUICK = "configs/quickstart.py"
 # A training's stead: it notes when and how it ran, and leaves a summary.
 STAND_IN = """
@@ -164,13 +163,8 @@ def tiny(tmp_path):
   return write
 
 
-def _environment():
-  """This process's, without the simulated devices that other tests ask XLA for."""
-  return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-
-
 def _call(command, *more, expect=0):
-  options = {"cwd": ROOT, "env": _environment(), "capture_output": True, "text": True}
+  options = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
   done = subprocess.run([*command, *more], check=False, **options)
   assert done.returncode == expect, done.stdout + done.stderr
   assert "Traceback" not in done.stderr
@@ -200,7 +194,7 @@ def test_two_at_a_time_or_commands_run_by_hand_reach_what_one_after_the_other_do
   lines = _call(by_hand, "--print-commands").stdout.splitlines()
   assert len(lines) == 4 and not (tmp_path / "hand").exists()
   for line in lines[::-1]:
-    subprocess.run(line, shell=True, cwd=ROOT, env=_environment(), capture_output=True, check=True)
+    subprocess.run(line, shell=True, cwd=ROOT, env=environment(), capture_output=True, check=True)
   assert "nothing is missing" in _call(by_hand, "--print-commands").stderr
   trained = [path.stat().st_mtime_ns for path in sorted((tmp_path / "hand").rglob("summary.json"))]
   _call(by_hand)
@@ -245,7 +239,7 @@ def test_a_stopped_study_saves_its_run_and_goes_on_with_it(tiny, tmp_path, numbe
   command = tiny(ereg=(QUICK, {"train.steps": 3000, "train.checkpoint_every": 3000}))
   metrics = tmp_path / "out" / "ereg" / "seed0" / "metrics.jsonl"
   process = subprocess.Popen(
-    command, cwd=ROOT, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
   )
   try:
     until(lambda: metrics.exists() and metrics.read_text().count("\n") > 20, process)

@@ -6,32 +6,18 @@ import shutil
 import subprocess
 import sys
 
+from command_line import ROOT
 from events import shown
 import numpy as np
 import pytest
-from tiny_runs import ROOT, STEPS, command, finish, lines, popen, run
+from tiny_runs import STEPS, arrays, assert_same, command, finish, interrupted, lines, popen, run
+from trees import assert_equal
 
 from entropy_attn import files
 
 
 def copy_of(workdir, tmp_path):
   return shutil.copytree(workdir, tmp_path / "copy")
-
-
-def arrays(step, *workdirs):
-  """Of each run every array of a checkpoint, by its path, read without this project."""
-  code = (
-    "import sys, numpy as np, jax, orbax.checkpoint as ocp\n"
-    "for path, target in zip(sys.argv[1::2], sys.argv[2::2]):\n"
-    "  tree = ocp.StandardCheckpointer().restore(path)\n"
-    "  flat = jax.tree_util.tree_leaves_with_path(tree)\n"
-    "  np.savez(target, **{jax.tree_util.keystr(p): np.asarray(x) for p, x in flat})\n"
-  )
-  targets = [workdir / f"{step}.npz" for workdir in workdirs]
-  paths = [(workdir / "checkpoints" / str(step) / "state").resolve() for workdir in workdirs]
-  pairs = [argument for pair in zip(paths, targets, strict=True) for argument in pair]
-  subprocess.run([sys.executable, "-W", "ignore", "-c", code, *pairs], check=True, capture_output=True)
-  return [dict(np.load(target)) for target in targets]
 
 
 @pytest.fixture(scope="module")
@@ -83,29 +69,11 @@ def test_tensorboard_holds_the_same_figures(finished):
     assert scalars["heads/L01H00", record["step"]] == pytest.approx(record["entropy_LxH"][1][0], rel=1e-5)
 
 
-# The command, in which a signal arrives at a step of our choice: from outside it would depend on who is faster.
-INTERRUPTED = """
-import signal
-from entropy_attn import cli, main, reporter
-
-add = reporter.Reporter.add
-
-def add_and_interrupt(self, step, metrics):
-  add(self, step, metrics)
-  if step == {step}:
-    signal.raise_signal(signal.{number})
-
-reporter.Reporter.add = add_and_interrupt
-cli.run(main.define_flags, main.main)
-"""
-
-
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, corpus, tmp_path):
   number, step = "SIGTERM", 20  # an evaluation follows that step
   whole, _, _ = finished
   workdir = tmp_path / "stopped"
-  arguments = command(workdir, corpus)
-  arguments[1:3] = ["-c", INTERRUPTED.format(step=step, number=number)]
+  arguments = interrupted(command(workdir, corpus), step, number)
   err = finish(popen(arguments), expect=2)[1]
   assert f"stopped by {number}: saved step {step}" in err and "the same command resumes" in err
   stopped_at = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
@@ -113,13 +81,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finis
 
   _, err = run(workdir, corpus)
   assert f"resumed from step {stopped_at}" in err
-  expected, found = arrays(STEPS, whole, workdir)
-  assert expected.keys() == found.keys()
-  for name, value in expected.items():
-    np.testing.assert_array_equal(found[name], value, err_msg=name)
-  timeless = lambda records: [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in records]
-  for kind in ("train", "eval"):
-    assert timeless(lines(workdir, kind)) == timeless(lines(whole, kind))
+  assert_same(workdir, whole)
 
 
 def test_a_finished_run_is_left_as_it_is(finished, corpus, tmp_path):
@@ -153,8 +115,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before_and_says_so(finishe
   assert "resumed from step 16" in err
   assert (workdir / "checkpoints_unreadable" / "24").is_dir()
   expected, found = arrays(STEPS, finished[0], workdir)
-  for name, value in expected.items():
-    np.testing.assert_array_equal(found[name], value, err_msg=name)
+  assert_equal(found, expected)
 
   assert [record["step"] for record in lines(workdir, "eval")] == [10, 20, 24]
   (workdir / "summary.json").unlink()
@@ -195,8 +156,7 @@ def test_a_run_goes_on_only_with_its_text(corpus, tmp_path):
   texts = shutil.copytree(corpus["data.path"], tmp_path / "text")
   workdir = texts / "runs" / "a#[b]"  # below the text, which it is no part of
   fields = corpus | {"data.path": texts, "data.data_dir": texts / "built", "train.checkpoint_every": 2}
-  arguments = command(workdir, fields)
-  arguments[1:3] = ["-c", INTERRUPTED.format(step=3, number="SIGHUP")]
+  arguments = interrupted(command(workdir, fields), 3, "SIGHUP")
   assert "stopped by SIGHUP: saved step 3" in finish(popen(arguments), expect=2)[1]
   (texts / "added.py").write_text((texts / "bisect.py").read_text() * 3)
   _, err = run(workdir, fields, expect=2)

@@ -7,8 +7,8 @@ import sysconfig
 
 import pytest
 
-from entropy_attn import config as config_lib
 from entropy_attn.data import pipeline
+from tests.data.small_configs import make_config
 
 
 def python_texts(count: int) -> list[str]:
@@ -16,19 +16,6 @@ def python_texts(count: int) -> list[str]:
   folder = pathlib.Path(sysconfig.get_path("stdlib"))
   texts = (path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
   return [text for text, _ in zip((t for t in texts if len(t) > 2_000), range(count), strict=False)]
-
-
-def make_config(data_dir, **fields):
-  """The quick config at T=32 and a vocabulary of 300, with dotted fields replaced."""
-  config = config_lib.codeparrot("quick")
-  config.model.update(context_length=32, vocab_size=300)
-  config.train.batch_size = 8
-  config.eval.batch_size = 8
-  config.data.data_dir = str(data_dir)
-  for name, value in fields.items():
-    group, field = name.split("__")
-    config[group][field] = value
-  return config
 
 
 @pytest.fixture(scope="session")

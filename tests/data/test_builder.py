@@ -15,12 +15,12 @@ import pytest
 
 from entropy_attn.data import builder, pipeline
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import of_files
 
 _PREPARE = r"""
 import os
 import sys
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config
 from entropy_attn.data import builder, pipeline
 config = make_config(sys.argv[1], data__name="text_files", data__path=sys.argv[2])
 if sys.argv[3] == "hang":
@@ -45,10 +45,6 @@ def _start(data_dir, folder, mode):
   )  # fmt: skip
 
 
-def _config(tmp_path, folder, **fields):
-  return make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), **fields)
-
-
 def _build_count(monkeypatch):
   calls = []
   generate = builder.PackedText._generate_splits
@@ -63,17 +59,17 @@ def _build_count(monkeypatch):
 
 def test_built_once_and_again_for_whatever_changes_the_records(tmp_path, folder, monkeypatch):
   calls = _build_count(monkeypatch)
-  first = pipeline.prepare(_config(tmp_path, folder))
-  again = pipeline.prepare(_config(tmp_path, folder, train__seed=7, train__batch_size=4))
+  first = pipeline.prepare(of_files(tmp_path, folder))
+  again = pipeline.prepare(of_files(tmp_path, folder, train__seed=7, train__batch_size=4))
   assert len(calls) == 1
   assert again.description == first.description
   for changed in (
       {"model__context_length": 16}, {"model__vocab_size": 301}, {"data__packing": "concat"},
       {"data__valid_fraction": 0.5},
   ):  # fmt: skip
-    pipeline.prepare(_config(tmp_path, folder, **changed))
+    pipeline.prepare(of_files(tmp_path, folder, **changed))
   (folder / "new.txt").write_text("import antigravity\n" * 100)
-  pipeline.prepare(_config(tmp_path, folder))
+  pipeline.prepare(of_files(tmp_path, folder))
   assert len(set(calls)) == len(calls) == 6
 
 
@@ -86,7 +82,7 @@ def test_reads_what_tfds_reads(tmp_path, folder, monkeypatch):
     source_of(self, dataset, split)
 
   monkeypatch.setattr(builder.PackedSource, "__init__", kept)
-  dataset = pipeline.prepare(_config(tmp_path, folder))
+  dataset = pipeline.prepare(of_files(tmp_path, folder))
   for split, source in (("train", dataset.train), ("valid", dataset.valid)):
     reference = built[0].as_data_source(split)
     assert len(reference) == len(source)
@@ -123,7 +119,7 @@ def test_a_killed_build_leaves_nothing_that_counts(tmp_path, folder):
   process.send_signal(signal.SIGKILL)
   process.communicate()
   assert list(data_dir.rglob("incomplete.*"))
-  dataset = pipeline.prepare(_config(tmp_path, folder))
+  dataset = pipeline.prepare(of_files(tmp_path, folder))
   assert len(dataset.train) > 100
   assert not list(data_dir.rglob("incomplete.*"))
 
@@ -155,16 +151,16 @@ def test_a_full_disk_is_reported(tmp_path, folder, monkeypatch, error):
 
   monkeypatch.setattr(builder.PackedText, "_generate_splits", fail)
   with pytest.raises(UserError, match="no space left.*--config.data.data_dir=FOLDER"):
-    pipeline.prepare(_config(tmp_path, folder))
+    pipeline.prepare(of_files(tmp_path, folder))
   assert not list((tmp_path / "built").rglob("incomplete.*"))
 
 
 @pytest.mark.parametrize("how", ["a file", "in a circle", "too long", "refused"])
 @pytest.mark.parametrize("named", [False, True])  # a tokenizer: else it is the first to be written
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path, small, monkeypatch, how, named):
-  config = _config(tmp_path, small)
+  config = of_files(tmp_path, small)
   if named:
-    kept, content = pipeline.prepare(_config(tmp_path / "before", small)).tokenizer.file
+    kept, content = pipeline.prepare(of_files(tmp_path / "before", small)).tokenizer.file
     (tmp_path / kept).write_bytes(content)
     config.data.tokenizer = str(tmp_path / kept)
   if how == "a file":
@@ -198,7 +194,7 @@ def _damage(path, how):
 
 @pytest.mark.parametrize("how", ["cut", "gone", "overwritten"])
 def test_a_damaged_dataset_is_named_with_what_to_do(tmp_path, small, how):
-  config = _config(tmp_path, small)
+  config = of_files(tmp_path, small)
   pipeline.prepare(config)
   (path,) = (tmp_path / "built").rglob("*train.array_record*")
   _damage(path, how)
@@ -211,7 +207,7 @@ def test_a_damaged_dataset_is_named_with_what_to_do(tmp_path, small, how):
 
 
 def test_a_dataset_that_is_cut_while_it_is_read_is_named(tmp_path, small):
-  config = _config(tmp_path, small)
+  config = of_files(tmp_path, small)
   dataset = pipeline.prepare(config)
   (path,) = (tmp_path / "built").rglob("*train.array_record*")
   os.truncate(path, path.stat().st_size // 4)
@@ -222,7 +218,7 @@ def test_a_dataset_that_is_cut_while_it_is_read_is_named(tmp_path, small):
 @pytest.mark.parametrize("name", ["dataset_info.json", "metadata.json"])
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
 def test_a_damaged_description_is_named(tmp_path, small, name, content):
-  config = _config(tmp_path, small)
+  config = of_files(tmp_path, small)
   pipeline.prepare(config)
   (path,) = (tmp_path / "built").rglob(name)
   path.write_text(content)
@@ -231,7 +227,7 @@ def test_a_damaged_description_is_named(tmp_path, small, name, content):
 
 
 def test_no_descriptor_is_left_open(tmp_path, small):
-  config = _config(tmp_path, small)
+  config = of_files(tmp_path, small)
   counts = []
   for _ in range(4):
     dataset = pipeline.prepare(config)

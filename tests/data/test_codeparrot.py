@@ -10,7 +10,7 @@ import pytest
 
 from entropy_attn.data import codeparrot, hub, pipeline, tokenizer
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config
 
 
 @pytest.fixture(scope="module")

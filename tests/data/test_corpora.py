@@ -10,7 +10,7 @@ import pytest
 from entropy_attn import config as config_lib
 from entropy_attn.data import corpora, pipeline
 from entropy_attn.data import tokenizer as tokenizer_lib
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config
 
 
 def test_the_names_that_the_config_loads_are_light():

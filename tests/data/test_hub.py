@@ -23,7 +23,7 @@ _TRAIN, _VALID = "huggingface-course/codeparrot-ds-train", "huggingface-course/c
 _TOKENIZER = "huggingface-course/code-search-net-tokenizer"
 _PREPARE = """
 import sys
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config
 from entropy_attn.data import pipeline
 from entropy_attn.errors import UserError
 config = make_config(sys.argv[1], data__name="codeparrot", data__tokenizer=sys.argv[2], data__path="")

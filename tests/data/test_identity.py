@@ -7,7 +7,7 @@ import pytest
 
 from entropy_attn.data import identity, pipeline, tokenizer
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config
 
 
 def _prepare(tmp_path, path, opened=None, **fields):

@@ -11,7 +11,7 @@ import pytest
 
 from entropy_attn.data import packing, pipeline
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config
 
 
 class Numbered:

@@ -13,7 +13,7 @@ from entropy_attn import owned
 from entropy_attn.data import pipeline, splits, text_files
 from entropy_attn.data import tokenizer as tokenizer_lib
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config, of_files
 
 
 def _both(corpus):
@@ -21,11 +21,7 @@ def _both(corpus):
 
 
 def _corpus(folder, **fields):
-  return text_files.text_files(_text_config(pathlib.Path("unused"), folder, **fields).data)
-
-
-def _text_config(tmp_path, folder, **fields):
-  return make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), **fields)
+  return text_files.text_files(of_files(pathlib.Path("unused"), folder, **fields).data)
 
 
 @given(st.sets(st.text(st.characters(codec="utf-8"), min_size=1), min_size=2, max_size=40), st.floats(0.01, 0.99))
@@ -79,7 +75,7 @@ def test_python_source_leaves_tests_and_packages_out():
 
 @pytest.mark.parametrize("packing", ["per_file", "concat"])
 def test_sequences_decode_to_the_documents(tmp_path, folder, texts, packing):
-  config = _text_config(tmp_path, folder, data__packing=packing, data__valid_fraction=0.2)
+  config = of_files(tmp_path, folder, data__packing=packing, data__valid_fraction=0.2)
   dataset = pipeline.prepare(config)
   tokenizer = pipeline.open_tokenizer(config)
   corpus = _corpus(folder, data__valid_fraction=0.2)
@@ -107,14 +103,14 @@ def test_missing_empty_and_single_file_are_refused(tmp_path, texts):
     (tmp_path / "*.nothing", "holds no file"),
   ):
     with pytest.raises(UserError, match=message):
-      pipeline.prepare(_text_config(tmp_path, path))
+      pipeline.prepare(of_files(tmp_path, path))
   empty = tmp_path / "empty"
   empty.mkdir()
   with pytest.raises(UserError, match="holds no file"):
-    pipeline.prepare(_text_config(tmp_path, empty))
+    pipeline.prepare(of_files(tmp_path, empty))
   (empty / "one.txt").write_text(texts[0])
   with pytest.raises(UserError, match="1 readable, distinct text file.*at least two; add files"):
-    pipeline.prepare(_text_config(tmp_path, empty))
+    pipeline.prepare(of_files(tmp_path, empty))
 
 
 def test_too_little_text_is_refused(tmp_path):
@@ -123,11 +119,11 @@ def test_too_little_text_is_refused(tmp_path):
   for i in range(5):
     (folder / f"{i}.txt").write_text(f"file {i}, hardly any words in it")
   with pytest.raises(UserError, match=r"too small for a vocabulary of 2048.*--config.model.vocab_size=\d+"):
-    pipeline.prepare(_text_config(tmp_path, folder, model__vocab_size=2048))
+    pipeline.prepare(of_files(tmp_path, folder, model__vocab_size=2048))
   with pytest.raises(UserError, match="cannot hold the 256 bytes"):
-    pipeline.prepare(_text_config(tmp_path, folder, model__vocab_size=200))
+    pipeline.prepare(of_files(tmp_path, folder, model__vocab_size=200))
   with pytest.raises(UserError, match="no document of the train split has model.context_length=512 tokens"):
-    pipeline.prepare(_text_config(tmp_path, folder, model__vocab_size=260, model__context_length=512))
+    pipeline.prepare(of_files(tmp_path, folder, model__vocab_size=260, model__context_length=512))
 
 
 def test_unreadable_file_is_named(tmp_path, folder, monkeypatch):
@@ -141,7 +137,7 @@ def test_unreadable_file_is_named(tmp_path, folder, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
   with pytest.raises(UserError, match=f"{broken.name} cannot be read .Permission denied"):
-    pipeline.prepare(_text_config(tmp_path, folder))
+    pipeline.prepare(of_files(tmp_path, folder))
 
 
 def test_the_first_files_of_the_shuffle_are_taken(folder):
@@ -182,12 +178,12 @@ def test_other_encodings_are_the_reason_that_is_given(tmp_path, encoding, text):
   for i in range(40):
     (tmp_path / f"foreign/{i}.txt").write_bytes(f"{text} {i}".encode(encoding))
   with pytest.raises(UserError, match=r"40 files: not UTF-8.*iconv"):
-    pipeline.prepare(_text_config(tmp_path, tmp_path / "foreign"))
+    pipeline.prepare(of_files(tmp_path, tmp_path / "foreign"))
 
 
 def test_which_file_became_what_is_said(tmp_path, texts, capfd):
   folder = _named_folder(tmp_path, texts, ["train.txt", "val.txt", "test.txt"])
-  pipeline.prepare(_text_config(tmp_path, folder))
+  pipeline.prepare(of_files(tmp_path, folder))
   said = "text_files: split by the files' names: train: train.txt; valid: val.txt; left out: test.txt (test)"
   assert capfd.readouterr().err.count(said) == 1
 
@@ -195,7 +191,7 @@ def test_which_file_became_what_is_said(tmp_path, texts, capfd):
 def test_empty_files_nul_bytes_and_line_ends_do_no_harm(tmp_path, folder):
   for name, content in (("empty", b""), ("nul", b"a\0b\r\n" * 99), ("returns", b"x = 1\r\n" * 99)):
     (folder / name).write_bytes(content)
-  config = _text_config(tmp_path, folder)
+  config = of_files(tmp_path, folder)
   assert len(pipeline.prepare(config).train) > 100
 
 
@@ -308,7 +304,7 @@ def test_without_a_home_folder_it_says_what_to_do(tmp_path, folder, monkeypatch)
 
   monkeypatch.setattr(pathlib.Path, "expanduser", nobody)
   for field in ("data_dir", "path"):
-    config = _text_config(tmp_path, folder)
+    config = of_files(tmp_path, folder)
     config.data[field] = "~/x"
     with pytest.raises(UserError, match="the home folder ~ is unknown: set HOME, or write the whole path"):
       pipeline.prepare(config)
@@ -317,7 +313,7 @@ def test_without_a_home_folder_it_says_what_to_do(tmp_path, folder, monkeypatch)
 def test_home_is_expanded_in_every_path(tmp_path, small, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   tokenizer_lib.train([path.read_text() for path in small.glob("*.txt")], 300, tmp_path / "t.json")
-  config = _text_config(tmp_path, "~/small", data__tokenizer="~/t.json")
+  config = of_files(tmp_path, "~/small", data__tokenizer="~/t.json")
   config.data.data_dir = "~/here"
   pipeline.prepare(config)
   assert (tmp_path / "here/packed_text").is_dir()
@@ -349,7 +345,7 @@ def test_any_character_may_be_in_a_path(tmp_path, small, name):
   root = tmp_path / name
   root.mkdir()
   text = small.rename(root / name)
-  config = _text_config(tmp_path, text)
+  config = of_files(tmp_path, text)
   config.data.data_dir = str(root / f"built {name}")
   dataset = pipeline.prepare(config)
   assert len(dataset.train) > 100
@@ -363,7 +359,7 @@ def test_any_character_may_be_in_a_path(tmp_path, small, name):
 
 
 def test_the_one_name_that_tfds_does_not_take_is_refused(tmp_path, small):
-  config = _text_config(tmp_path, small)
+  config = of_files(tmp_path, small)
   config.data.data_dir = str(tmp_path / "a**b")
   with pytest.raises(UserError, match="has .... in its name: choose another folder with --config.data.data_dir"):
     pipeline.prepare(config)

@@ -14,7 +14,7 @@ import tokenizers
 
 from entropy_attn.data import pipeline, tokenizer
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import make_config, of_files
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_folder_and_vocab_with_merges_agree_with_json(bpe, tmp_path, texts):
 
 
 def test_sentencepiece_is_packed(sentencepiece_model, tmp_path, folder):
-  config = make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), data__packing="concat")
+  config = of_files(tmp_path, folder, data__packing="concat")
   config.data.tokenizer = str(sentencepiece_model)
   dataset = pipeline.prepare(config)
   opened = pipeline.open_tokenizer(config)
@@ -77,7 +77,7 @@ def test_sentencepiece_is_packed(sentencepiece_model, tmp_path, folder):
 
 
 def test_another_vocabulary_size_is_refused(bpe, tmp_path, folder):
-  config = make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), data__tokenizer=str(bpe))
+  config = of_files(tmp_path, folder, data__tokenizer=str(bpe))
   with pytest.raises(UserError, match="has 400 entries but model.vocab_size=300: use --config.model.vocab_size=400"):
     pipeline.prepare(config)
 
@@ -90,7 +90,7 @@ def test_concat_needs_an_end_of_text_token(tmp_path, folder):
   trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
   plain.train_from_iterator(text, trainer)
   plain.save(str(tmp_path / "plain.json"))
-  config = make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), data__packing="concat")
+  config = of_files(tmp_path, folder, data__packing="concat")
   config.data.tokenizer = str(tmp_path / "plain.json")
   with pytest.raises(UserError, match="concat needs an end-of-text token.*packing=per_file"):
     pipeline.prepare(config)
@@ -155,7 +155,7 @@ def test_ids_beyond_the_number_of_entries_are_refused(bpe, tmp_path, folder, kin
   spec["model"]["vocab"][last] = 410
   bpe.write_text(json.dumps(spec))
   source = bpe if kind == "json" else _vocab_and_merges(bpe, tmp_path / "old")
-  config = make_config(tmp_path / "built", data__name="text_files", data__path=str(folder), data__tokenizer=str(source))
+  config = of_files(tmp_path, folder, data__tokenizer=str(source))
   opened = tokenizer.open_tokenizer(str(source))
   assert (opened.entries, opened.vocab_size, len(opened.token_bytes)) == (400, 411, 411)
   for size in (400, 410, 412):

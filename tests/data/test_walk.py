@@ -11,7 +11,7 @@ import pytest
 from entropy_attn import locks, owned
 from entropy_attn.data import pipeline, walk
 from entropy_attn.errors import UserError
-from tests.data.conftest import make_config
+from tests.data.small_configs import of_files
 
 
 def _write(root, *names):
@@ -114,12 +114,12 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 def test_names_of_no_encoding_are_read(tmp_path, small):
   for path in sorted(small.iterdir()):
     path.rename(small / os.fsdecode(b"\xff" + os.fsencode(path.name)))
-  dataset = pipeline.prepare(make_config(tmp_path / "built", data__name="text_files", data__path=str(small)))
+  dataset = pipeline.prepare(of_files(tmp_path, small))
   assert "\ufffd0.txt" in dataset.identity["train"]["files"] | dataset.identity["valid"]["files"]
 
 
 def test_what_is_left_out_is_told_at_once(tmp_path, small):
-  config = make_config(tmp_path / "built", data__name="text_files", data__path=str(small))
+  config = of_files(tmp_path, small)
   assert "skipped" not in pipeline.prepare(config).description
   (small / "gone").symlink_to("nothing")
   assert pipeline.prepare(config).description.endswith("; files skipped: 1 dangling link")

@@ -4,7 +4,7 @@ import re
 
 from axe_playwright_python.sync_playwright import Axe
 import numpy as np
-from pages_in_chromium import SIZES, chromium, visitor
+from pages_in_chromium import SIZES, cell, chromium, visitor
 from playwright.sync_api import expect
 import pytest
 
@@ -51,10 +51,6 @@ def made_verdict():
     "outside": ["norm (mul) of layer 1 reaches 3e+07 of 6.71e+07"], "tightest": tight,
     "layers": [layer | {"layer": place, "tightest": tight} for place in (0, 1, None)],
   }  # fmt: skip
-
-
-def cell(tab, layer, head):
-  return tab.locator("#map").get_by_role("button", name=re.compile(rf"^Layer {layer}, head {head}:"))
 
 
 def test_hostile_text_is_shown_as_it_is_and_does_nothing(inspected, visit):

@@ -1,24 +1,17 @@
 """Runs the commands as a user does, and says what they need."""
 
-import os
-import pathlib
 import subprocess
 import sys
 
+from command_line import ROOT, environment
 import pytest
 from waiting import PATIENCE
 
-ROOT = pathlib.Path(__file__).parents[2]
 needs_engine = pytest.mark.engine  # left out by conftest.py where there is no wheel of it
 LINEAR = {
   "model.norm": "none", "model.activation": "identity", "model.ffn": "fused", "model.residual_scaling": True,
   "model.temperature": "per_head", "model.temperature_init": 0.5,
 }  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-  """The environment of a command: one device."""
-  return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
 def run(module, *flags, expect=0):

@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 
-from private.commands import LINEAR, ROOT, fields, needs_engine, run
+from command_line import ROOT
+from private.commands import LINEAR, fields, needs_engine, run
 import pytest
 from tiny_runs import TINY
 

@@ -1,4 +1,4 @@
-"""Two parties in threads of one process, at the two ends of a connection."""
+"""Parties in threads of one process."""
 
 import socket
 import threading
@@ -6,6 +6,13 @@ import threading
 from waiting import PATIENCE
 
 from entropy_attn.private.parties.wire import Connection
+
+
+def in_thread(work):
+  """A thread that is at work, and ends with the process."""
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  return thread
 
 
 def both(server_work, client_work):

@@ -8,7 +8,7 @@ import threading
 from axe_playwright_python.sync_playwright import Axe
 import numpy as np
 from page_runs import record, write_run, write_study
-from pages_in_chromium import PATIENCE, SIZES, chromium, visitor
+from pages_in_chromium import PATIENCE, SIZES, cell, chromium, visitor
 from playwright.sync_api import expect
 import pytest
 
@@ -52,10 +52,6 @@ def trained(workdir):
 
 def slide(tab, name, value):
   tab.get_by_role("slider", name=name).fill(str(value))
-
-
-def cell(tab, layer, head):
-  return tab.locator("#map").get_by_role("button", name=re.compile(rf"^Layer {layer}, head {head}:"))
 
 
 def test_the_slider_shows_the_heads_of_its_step(run, visit):

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 
+from command_line import ROOT, environment
 import numpy as np
-from private.commands import LINEAR, ROOT, environment, fields, needs_engine, run
+from private.commands import LINEAR, fields, needs_engine, run
 import pytest
 from tiny_runs import TINY
 import trustme

@@ -7,9 +7,9 @@ import pathlib
 import re
 import socket
 import ssl
-import threading
 import time
 
+from private.two_threads import in_thread
 import pytest
 import trustme
 from waiting import PATIENCE
@@ -17,12 +17,6 @@ from waiting import PATIENCE
 from entropy_attn.errors import UserError
 from entropy_attn.private.parties import door, sockets
 from entropy_attn.private.parties.wire import Connection
-
-
-def in_thread(work):
-  thread = threading.Thread(target=work, daemon=True)
-  thread.start()
-  return thread
 
 
 def certificates(folder):

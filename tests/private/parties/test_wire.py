@@ -11,6 +11,7 @@ import zlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from private.two_threads import in_thread
 import pytest
 from waiting import PATIENCE, until
 
@@ -27,12 +28,6 @@ def frame(kind, key=b"", payload=b""):
 
 def pair(**options):
   return [Connection(sock, **options) for sock in socket.socketpair()]
-
-
-def in_thread(work):
-  thread = threading.Thread(target=work, daemon=True)
-  thread.start()
-  return thread
 
 
 @settings(max_examples=30, deadline=None)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from private.commands import ROOT, environment
+from command_line import ROOT, environment
 from waiting import PATIENCE
 
 PROGRAM = """
