@@ -1,7 +1,8 @@
 """Attention with entropy in plain JAX: a block of query rows against all their keys at a time, memory linear in T.
 
 Letters in array names: B batch, T query length, S key length, H heads, G key heads, R = H / G query heads of a key
-head, K head width; C chunks of N pairs of a sequence and a key head; M = R Q query rows of a block, W its keys.
+head, K head width, V that of values; N pairs of a sequence and a key head at a time; M = R Q query rows of a block, W
+its keys.
 """
 
 import jax
@@ -46,40 +47,43 @@ def forward(
     `Forward`; `largest` of a row without keys is −inf.
   """
   plan = Plan.of(q_BxTxHxK, k_BxSxGxK, causal, window)
+  B, T, H, _ = q_BxTxHxK.shape
+  wide, dtype, V = row_scale_HxT.dtype, v_BxSxGxK.dtype, v_BxSxGxK.shape[3]
+  q, keep, bias = _whole(plan, _scaled(q_BxTxHxK, row_scale_HxT), keep, bias)
+  k, v = map(_operand, (k_BxSxGxK, v_BxSxGxK))
+  zeros = lambda dtype, *shape: parts.alike(jnp.zeros(shape, dtype), q_BxTxHxK)[0]
+  padded = plan.blocks * plan.Q
+  found = {"out": zeros(dtype, B, padded, H, V)}
+  if with_rest and dtype != wide:
+    found["rest"] = zeros(dtype, B, padded, H, V)
+  found |= {name: zeros(wide, B, H, padded) for name in ("largest", "log_sum", "entropy")[: 2 + with_entropy]}
 
-  def chunk(operands):
-    pairs_N, q_NxRxTxK, k_NxSxK, v_NxSxV = operands
-    tables = [x if x is None else plan.of_pairs(x, pairs_N) for x in (keep, bias)]
-    spans = []
+  def chunk(found, c):
+    at = plan.at(c)
     for span in plan.spans:
+      keys_of_all = None if span.moves else [plan.keys(x, at, span.low, span.width) for x in (k, v)]
 
-      def block(i, span=span):
+      def block(found, i, span=span, keys=keys_of_all):
         start = plan.start(span, i)
-        k, v = (_keys(x, start, span.width) for x in (k_NxSxK, v_NxSxV))
-        s_NxMxW = _dot("NMK,NWK->NMW", plan.merged(plan.block(q_NxRxTxK, i)), k)
-        s_NxMxW, _ = _logits(plan, s_NxMxW, softcap, *tables, i, start)
+        k_NxWxK, v_NxWxV = keys or [plan.keys(x, at, start, span.width) for x in (k, v)]
+        s_NxMxW = _dot("NMK,NWK->NMW", plan.rows(q, at, i), k_NxWxK)
+        s_NxMxW, _ = _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start)
         m, shifted, p, l = _weights(s_NxMxW)
-        out = _dot("NMW,NWV->NMV", p.astype(v.dtype), v) / l
-        found = {"out": out.astype(v.dtype), "largest": m[..., 0], "log_sum": jnp.log(l)[..., 0]}
+        out = _dot("NMW,NWV->NMV", p.astype(v.dtype), v_NxWxV) / l
+        new = {"out": out.astype(dtype), "largest": m, "log_sum": jnp.log(l)}
         if with_entropy:
-          found["entropy"] = (jnp.log(l) - jnp.sum(p * shifted, axis=-1, keepdims=True) / l)[..., 0]
-        if with_rest and out.dtype != v.dtype:
-          found["rest"] = (out - found["out"]).astype(v.dtype)
-        return found
+          new["entropy"] = jnp.log(l) - jnp.sum(p * shifted, axis=-1, keepdims=True) / l
+        if "rest" in found:
+          new["rest"] = (out - new["out"]).astype(dtype)
+        put = lambda name: plan.put_rows if found[name].ndim == 4 else plan.put_figures
+        return {name: put(name)(found[name], x, at, i) for name, x in new.items()}, None
 
-      spans.append(jax.tree.map(plan.join, jax.lax.map(block, span.first + jnp.arange(span.count))))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=2), *spans)
+      found, _ = jax.lax.scan(block, found, span.first + jnp.arange(span.count))
+    return found, None
 
-  q = plan.queries(_scaled(q_BxTxHxK, row_scale_HxT))
-  found = jax.lax.map(chunk, (plan.pairs(), q, plan.keys(k_BxSxGxK), plan.keys(v_BxSxGxK)))
-  place = lambda name, to: to(found[name]) if name in found else None
-  return Forward(
-    plan.to_BxTxHxK(found["out"]),
-    place("entropy", plan.to_BxHxT),
-    plan.to_BxHxT(found["largest"]),
-    plan.to_BxHxT(found["log_sum"]),
-    place("rest", plan.to_BxTxHxK),
-  )
+  found, _ = jax.lax.scan(chunk, found, plan.chunks())
+  found = {name: x[:, :T] if x.ndim == 4 else x[:, :, :T] for name, x in found.items()}
+  return Forward(found["out"], found.get("entropy"), found["largest"], found["log_sum"], found.get("rest"))
 
 
 def backward(
@@ -99,7 +103,8 @@ def backward(
 ):
   """Gradients of `forward`, of which nothing is needed: a block makes its own softmax and its derivative whole.
 
-  With z = log p, dP = dout Vᵀ and u = dP − dentropy z: ds = p (u − sum_j p u), exactly 0 where a row is one-hot.
+  With z the logits less their largest, dP = dout Vᵀ and u = dP − dentropy z: ds = p (u − sum_j p u), whatever is added
+  to all z of a row, and exactly 0 where it is one-hot.
 
   Args:
     dentropy_BxHxT: cotangent of the entropy; None: zero.
@@ -109,77 +114,70 @@ def backward(
   """
   del forward
   plan = Plan.of(q_BxTxHxK, k_BxSxGxK, causal, window)
-  zeros = lambda shape: parts.alike(jnp.zeros(shape, row_scale_HxT.dtype), q_BxTxHxK)[0]
-
-  def chunk(dbias, operands):
-    pairs_N, queries, dentropy, k_NxSxK, v_NxSxV = operands
-    tables = [x if x is None else plan.of_pairs(x, pairs_N) for x in (keep, bias)]
-    # The sums of keys and values lie transposed: CPUs' products are then three times as fast.
-    sums = [zeros((plan.N, x.shape[2], plan.S)) for x in (k_NxSxK, v_NxSxV)]
-    if bias is not None:
-      sums.append(zeros(tables[1].shape))
-    dq_parts = []
-    for span in plan.spans:
-
-      def block(sums, i, span=span):
-        start = plan.start(span, i)
-        k, v = (_keys(x, start, span.width) for x in (k_NxSxK, v_NxSxV))
-        q, dout = (plan.merged(plan.block(x, i)) for x in queries)
-        s_NxMxW, slope = _logits(plan, _dot("NMK,NWK->NMW", q, k), softcap, *tables, i, start)
-        _, shifted, p, l = _weights(s_NxMxW)
-        p = p / l
-        u = _dot("NMV,NWV->NMW", dout, v)
-        if dentropy is not None:
-          u = u - plan.merged(plan.block(dentropy, i))[..., None] * (shifted - jnp.log(l))
-        ds = p * (u - jnp.sum(p * u, axis=-1, keepdims=True))
-        added = [None, _dot("NMW,NMV->NVW", p.astype(v.dtype), dout)]
-        if bias is not None:
-          added.append(_dbias(plan, ds, sums[2].shape))
-        ds = ds.astype(k.dtype) if slope is None else (ds * slope).astype(k.dtype)
-        added[0] = _dot("NMW,NMK->NKW", ds, q)
-        sums = [_added(plan, *pair, i, start) for pair in zip(sums, added, strict=True)]
-        return sums, _dot("NMW,NWK->NMK", ds, k)
-
-      sums, dq = jax.lax.scan(block, sums, span.first + jnp.arange(span.count))
-      dq_parts.append(plan.join(dq))
-    if bias is not None:
-      dbias = dbias.at[plan.indices(pairs_N[: len(sums[2])], bias.shape[0], bias.shape[1])].add(sums.pop())
-    return dbias, (jnp.concatenate(dq_parts, axis=2), *(jnp.swapaxes(x, 1, 2) for x in sums))
-
-  dbias = None
+  B, T, H, K = q_BxTxHxK.shape
+  S, G, V = v_BxSxGxK.shape[1:]
+  zeros = lambda *shape: parts.alike(jnp.zeros(shape, row_scale_HxT.dtype), q_BxTxHxK)[0]
+  padded = plan.blocks * plan.Q
+  q, keep, bias = _whole(plan, _scaled(q_BxTxHxK, row_scale_HxT), keep, bias)
+  k, v = map(_operand, (k_BxSxGxK, v_BxSxGxK))
+  dout = plan.whole(_operand(dout_BxTxHxK), 1)
+  dentropy = None if dentropy_BxHxT is None else plan.whole(dentropy_BxHxT, 2)
+  # The sums of keys and values lie transposed: CPUs' products are then three times as fast.
+  sums = {"q": zeros(B, padded, H, K), "k": zeros(B, G, K, S), "v": zeros(B, G, V, S)}
   if bias is not None:
-    b, h, t, S = bias.shape
-    heads = (1, 1) if h == 1 else (plan.G, plan.R)
-    dbias = zeros((b, *heads, t if t == 1 else plan.blocks * plan.Q, S))
-  queries = tuple(map(plan.queries, (_scaled(q_BxTxHxK, row_scale_HxT), dout_BxTxHxK)))
-  dentropy = None if dentropy_BxHxT is None else plan.rows(dentropy_BxHxT)
-  dbias, (dq, dk, dv) = jax.lax.scan(
-    chunk, dbias, (plan.pairs(), queries, dentropy, plan.keys(k_BxSxGxK), plan.keys(v_BxSxGxK))
-  )
-  dq_BxTxHxK = plan.to_BxTxHxK(dq)  # of the scaled queries
+    sums["bias"] = zeros(*bias.shape)
+
+  def chunk(sums, c):
+    at = plan.at(c)
+    for span in plan.spans:
+      keys_of_all = None if span.moves else [plan.keys(x, at, span.low, span.width) for x in (k, v)]
+
+      def block(sums, i, span=span, keys=keys_of_all):
+        start = plan.start(span, i)
+        k_NxWxK, v_NxWxV = keys or [plan.keys(x, at, start, span.width) for x in (k, v)]
+        q_NxMxK, dout_NxMxV = (plan.rows(x, at, i) for x in (q, dout))
+        s_NxMxW = _dot("NMK,NWK->NMW", q_NxMxK, k_NxWxK)
+        s_NxMxW, slope = _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start)
+        _, shifted, p, l = _weights(s_NxMxW)
+        inv = 1 / l
+        u = _dot("NMV,NWV->NMW", dout_NxMxV, v_NxWxV)
+        if dentropy is not None:
+          u = u - plan.figures(dentropy, at, i) * shifted
+        ds = p * (u - jnp.sum(p * u, axis=-1, keepdims=True) * inv)  # as p, too large by l: rows are divided, not all
+        new = {}
+        if bias is not None:
+          new["bias"] = plan.add_tile(sums["bias"], ds * inv, at, i, start)
+        ds = (ds if slope is None else ds * slope).astype(k.dtype)
+        dk = _dot("NMK,NMW->NKW", q_NxMxK * inv, ds)
+        dv = _dot("NMV,NMW->NVW", dout_NxMxV * inv, p.astype(v.dtype))
+        new["q"] = plan.put_rows(sums["q"], _dot("NMW,NWK->NMK", ds, k_NxWxK) * inv, at, i)
+        new |= {name: plan.add_keys(sums[name], x, at, start) for name, x in (("k", dk), ("v", dv))}
+        return new, None
+
+      sums, _ = jax.lax.scan(block, sums, span.first + jnp.arange(span.count))
+    return sums, None
+
+  sums, _ = jax.lax.scan(chunk, sums, plan.chunks())
+  dq_BxTxHxK = sums["q"][:, :T]  # of the scaled queries
   drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK.astype(dq_BxTxHxK.dtype), axis=-1).swapaxes(1, 2)
-  gradients = (
-    _scaled(dq_BxTxHxK, row_scale_HxT).astype(q_BxTxHxK.dtype),
-    plan.to_BxSxGxK(dk).astype(k_BxSxGxK.dtype),
-    plan.to_BxSxGxK(dv).astype(v_BxSxGxK.dtype),
-    drow_scale_BxHxT,
-  )
+  dq = _scaled(dq_BxTxHxK, row_scale_HxT).astype(q_BxTxHxK.dtype)
+  dk, dv = (jnp.moveaxis(sums[name], 3, 1).astype(x.dtype) for name, x in (("k", k_BxSxGxK), ("v", v_BxSxGxK)))
   if bias is None:
-    return gradients
-  return *gradients, dbias.reshape(b, h, -1, S)[:, :, :t]
+    return dq, dk, dv, drow_scale_BxHxT
+  return dq, dk, dv, drow_scale_BxHxT, sums["bias"] if bias.shape[2] == 1 else sums["bias"][:, :, :T]
 
 
-def _logits(plan, s_NxMxW, softcap, keep, bias, i, start):
+def _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start):
   """Logits of products, −inf where a key may not be seen, and what the soft cap multiplies their gradient by."""
   slope, width = None, s_NxMxW.shape[2]
   if softcap is not None:
     t = jnp.tanh(s_NxMxW / softcap)
     s_NxMxW, slope = softcap * t, 1 - t * t
   if bias is not None:
-    s_NxMxW += plan.tile(bias, i, start, width)
+    s_NxMxW += plan.tile(bias, at, i, start, width)
   seen = plan.near(i, start, width)
   if keep is not None:
-    keep = plan.tile(keep, i, start, width)
+    keep = plan.tile(keep, at, i, start, width)
     seen = keep if seen is None else keep & seen
   return s_NxMxW if seen is None else jnp.where(seen, s_NxMxW, -jnp.inf), slope
 
@@ -193,28 +191,10 @@ def _weights(s_NxMxW):
   return m, shifted, p, jnp.where(l == 0, 1, l)
 
 
-def _keys(x_NxSxK, start, width):
-  if isinstance(start, int):
-    return x_NxSxK[:, start : start + width]
-  return jax.lax.dynamic_slice_in_dim(x_NxSxK, start, width, axis=1)
-
-
-def _dbias(plan, ds_NxMxW, shape):
-  """ds summed over the axes of N, R, Q that the bias lacks, [N or 1, R or 1, Q or 1, W]."""
-  N, _, W = ds_NxMxW.shape
-  ds = ds_NxMxW.reshape(N, plan.R, plan.Q, W)
-  lacking = tuple(axis for axis, (whole, n) in enumerate(zip((N, plan.R, plan.T), shape, strict=False)) if n < whole)
-  return jnp.sum(ds, axis=lacking, keepdims=True)
-
-
-def _added(plan, sum_, x, i, start):
-  """The sum with what block i adds in its place: [N, K, W] in [N, K, S], or of a bias."""
-  if x.ndim == 3:
-    places = (0, 0, start)
-  else:
-    places = (0, 0, i * plan.Q if sum_.shape[2] != 1 else 0, start)
-  before = jax.lax.dynamic_slice(sum_, places, x.shape)
-  return jax.lax.dynamic_update_slice(sum_, before + x, places)
+def _whole(plan, q_BxTxHxK, *tables):
+  """The queries, and a mask and a bias (or None), with T padded to whole blocks."""
+  tables = (x if x is None or x.shape[2] == 1 else plan.whole(x, 2) for x in tables)
+  return plan.whole(q_BxTxHxK, 1), *tables
 
 
 def _scaled(x_BxTxHxK, row_scale_HxT):
@@ -222,11 +202,14 @@ def _scaled(x_BxTxHxK, row_scale_HxT):
   return x_BxTxHxK.astype(row_scale_HxT.dtype) * row_scale_HxT.T[None, :, :, None]
 
 
+def _operand(x):
+  """Of products: on a CPU, whose compiler has no batched product of bfloat16 into float32, at least float32."""
+  return x.astype(np.result_type(x.dtype, np.float32)) if jax.default_backend() == "cpu" else x
+
+
 def _dot(subscripts, a, b):
   """A product accumulated in float32, or float64 for float64 operands."""
   wide = np.result_type(a.dtype, b.dtype, np.float32)
-  if (
-    a.dtype != b.dtype or jax.default_backend() == "cpu"
-  ):  # whose compiler has no batched product of bfloat16 into float32
+  if a.dtype != b.dtype:
     a, b = a.astype(wide), b.astype(wide)
   return jnp.einsum(subscripts, a, b, preferred_element_type=wide)
