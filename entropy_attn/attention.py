@@ -143,9 +143,13 @@ def _row_scale(q_BxTxHxK, scale, temperature) -> jax.Array:
   """What multiplies the products q_i·k_j, scale / t_i, [H, T]."""
   _, T, H, _ = q_BxTxHxK.shape
   scale = jnp.asarray(scale, np.promote_types(q_BxTxHxK.dtype, np.float32))
+  if scale.ndim:
+    raise ValueError(f"scale {list(scale.shape)} is not one number; temperature has one for each head")
   if temperature is None:
     return jnp.broadcast_to(scale, (H, T))
   t = jnp.asarray(temperature).astype(scale.dtype)
+  if t.shape not in {(), (1,), (H,)} and not (t.ndim == 2 and t.shape[0] in (1, H) and t.shape[1] in (1, T)):
+    raise ValueError(f"temperature {list(t.shape)} is broadcastable neither to [{H}] heads nor to [{H}, {T}]")
   if t.ndim < 2:
     t = jnp.broadcast_to(t, (H,))[:, None]
   least = jax.lax.stop_gradient(jnp.abs(scale)) / _STEEPEST

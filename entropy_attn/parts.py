@@ -92,6 +92,16 @@ def varies_over(x) -> frozenset:
   return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # before JAX 0.10, and since
 
 
+def struct_like(x, shape, dtype) -> jax.ShapeDtypeStruct:
+  """A result's shape and dtype that varies over what x varies over."""
+  kind = jax.typeof(x)
+  if not varies_over(x):
+    return jax.ShapeDtypeStruct(shape, dtype)
+  if hasattr(kind, "vma"):
+    return jax.ShapeDtypeStruct(shape, dtype, vma=kind.vma)
+  return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind.manual_axis_type)
+
+
 def _cast(x, axes: tuple[str, ...]):
   if not axes:
     return x

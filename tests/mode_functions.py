@@ -135,7 +135,7 @@ def head_means():
 
 def head_means_of_weighted():
   fn = lambda values, weights: (entropy.head_means(values, weights),)
-  return Function(fn, (jnp.abs(normal("LBTH")), jnp.abs(normal("B"))), ("LBTH", "B"), ("LH",))
+  return Function(fn, (jnp.abs(normal("LBTH")), jnp.abs(normal("B"))), ("LBTH", "B"), ("/LH",))
 
 
 def head_shares():

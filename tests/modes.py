@@ -148,12 +148,13 @@ def _cut(f: Function, sizes: dict[str, int]) -> Function:
 
 
 def empty(letter):
-  """An axis of no elements: what is left has its shape and is zero; but a mean of nothing is NaN."""
+  """An axis of no elements: what is left has its shape and is zero; but a mean of nothing and its gradient are NaN."""
 
   def mode(name, jit=jax.jit):
     f = _cut(function(name), {letter: 0})
     outs, grads = jit(f.both)(f.arrays, f.cotangents())
-    outs = tuple(jnp.nan_to_num(x) if axes[:1] == "/" else x for x, axes in zip(outs, f.outs, strict=True))
+    if any(axes[:1] == "/" for axes in f.outs):
+      outs, grads = jax.tree.map(jnp.nan_to_num, (outs, grads))
     return (outs, grads), jax.tree.map(jnp.zeros_like, jax.eval_shape(f.both, f.arrays, f.cotangents()))
 
   return mode

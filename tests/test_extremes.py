@@ -76,17 +76,17 @@ def oracle(data) -> dict:
   }
 
 
-def inputs(logits=1.0, dtype=jnp.float32, seed=0) -> dict:
+def inputs(logits=1.0, dtype=jnp.float32, seed=0, width=K) -> dict:
   """Operands whose logits are of that size."""
   rng = np.random.default_rng(seed)
   normal = lambda *shape: np.array(jnp.asarray(rng.normal(size=shape), dtype))
-  row_scale = logits * K**-0.5 * rng.uniform(0.5, 2, (H, T)) * np.array([[1], [-1]])
+  row_scale = logits * width**-0.5 * rng.uniform(0.5, 2, (H, T)) * np.array([[1], [-1]])
   return {
-    "q": normal(B, T, H, K),
-    "k": normal(B, T, H, K),
-    "v": normal(B, T, H, K),
+    "q": normal(B, T, H, width),
+    "k": normal(B, T, H, width),
+    "v": normal(B, T, H, width),
     "row_scale": row_scale.astype(np.float32),
-    "dout": normal(B, T, H, K),
+    "dout": normal(B, T, H, width),
     "dentropy": rng.normal(size=(B, H, T)).astype(np.float32),
   }
 
@@ -122,6 +122,16 @@ def test_one_hot_rows_are_the_values_and_have_no_gradient_but_of_them(name, logi
 @pytest.mark.parametrize("logits", [1e6, 1e10])
 def test_one_hot_rows_of_bfloat16(name, logits):
   assert_near(name, inputs(logits, jnp.bfloat16), 8e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name,width,dtype",
+  [("gpu", 256, jnp.bfloat16), ("gpu", 128, jnp.float32), ("tpu", 512, jnp.bfloat16), ("tpu", 384, jnp.float32)],
+)
+@pytest.mark.parametrize("logits", [1.0, 1e6, 1e10])
+def test_the_widest_heads_are_as_right(name, width, dtype, logits):
+  assert_near(name, inputs(logits, dtype, width=width), 8e-3 if dtype == jnp.bfloat16 else 2e-6 * ROUNDING)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)

@@ -8,7 +8,6 @@ The two tables, modes × functions, are in modes.py and mode_functions.py. All o
 import warnings
 
 import jax
-import jax.numpy as jnp
 from mode_functions import FUNCTIONS, expected
 from modes import MODES, no_sense
 import numpy as np
@@ -59,24 +58,21 @@ def quiet():
     yield
 
 
-def assert_equal(ours, theirs):
+def assert_equal(ours, theirs, rounding=3e-5):
   """Within rounding of the largest magnitude, with the same structure, shapes and dtypes."""
   assert jax.tree.structure(ours) == jax.tree.structure(theirs)
   for x, true in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
     assert (x.shape, x.dtype) == (true.shape, true.dtype)
-    x, true, tolerance = (
-      np.asarray(x, np.float64),
-      np.asarray(true, np.float64),
-      2e-2 if x.dtype == jnp.bfloat16 else 3e-5,
-    )
-    np.testing.assert_allclose(x, true, rtol=0, atol=tolerance * max(1, np.abs(true).max(initial=0)))
+    x, true = (np.asarray(y, np.float64) for y in (x, true))
+    np.testing.assert_allclose(x, true, rtol=0, atol=rounding * max(1, np.abs(true).max(initial=0)))
 
 
 @pytest.mark.parametrize("mode,name", cells())
 def test_what_a_function_gives_is_what_it_gives_by_default(mode, name):
   if reason := no_sense(mode, name):
     pytest.skip(reason)
-  assert_equal(*MODES[mode](name))
+  # Where a compiler rounds what it fuses is its choice: in bfloat16 all that such a model gives shows it.
+  assert_equal(*MODES[mode](name), rounding=2e-2 if "bfloat16" in name else 3e-5)
 
 
 def test_each_mode_has_a_function_that_is_always_tried():

@@ -58,3 +58,9 @@ def test_the_gradient_of_the_head_is_reduced_once_whatever_the_number_of_chunks(
   ]
   assert any(" dot(" in line or "fusion" in line for line in loop)
   assert [line for line in loop if re.search(r"37,16\]|16,37\]", line) and "all-reduce" in line] == []
+
+
+@pytest.mark.slow
+def test_clipping_does_not_read_the_gradients_once_more():
+  reductions = [compiled_text(ereg(mesh__data=1, optimizer__clip_norm=norm)).count(" reduce(") for norm in (0.0, 1.0)]
+  assert reductions[0] == reductions[1] > 20

@@ -58,11 +58,9 @@ def call(kernel, out_shape: list[tuple[tuple[int, ...], jnp.dtype]], operands: l
   kernel is traced without: its indices would be 64 bits wide, which the chips' compilers do not take.
   """
   operands = parts.alike(*operands)
-  kind = {"manual_axis_type": jax.typeof(operands[0]).manual_axis_type} if parts.varies_over(operands[0]) else {}
+  structs = [parts.struct_like(operands[0], *shape_and_dtype) for shape_and_dtype in out_shape]
   with jax.enable_x64(False):
-    return pl.pallas_call(
-      kernel, out_shape=[jax.ShapeDtypeStruct(shape, dtype, **kind) for shape, dtype in out_shape], **options
-    )(*operands)
+    return pl.pallas_call(kernel, out_shape=structs, **options)(*operands)
 
 
 def nothing(q_BxTxHxK, v_BxSxGxK, with_entropy: bool, with_rest: bool) -> Forward:
