@@ -1,6 +1,7 @@
 """One of the two parties: its machine over the connection with the other."""
 
 from collections.abc import Sequence
+import contextlib
 
 import numpy as np
 
@@ -159,7 +160,9 @@ def _link(connection: Connection, role: str, ring: int):
     """What the engine asks of a transport."""
 
     def Send(self, key, data):
-      connection.send(f"{ring}/{key}", bytes(data))
+      # Its destructors send, too, and an exception there would abort the process. What is awaited raises.
+      with contextlib.suppress(PeerLost):
+        connection.send(f"{ring}/{key}", bytes(data))
 
     SendAsync = SendAsyncThrottled = Send
 

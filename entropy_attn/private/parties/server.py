@@ -199,8 +199,8 @@ def _end_after(seconds: float, connection: Connection) -> None:
   """Ends this process after so many seconds, whatever it computes or waits for, and tells the client why."""
 
   def end():
-    connection.end(Ending.TIME)
     say(f"error: the session has taken {seconds:.0f} s, as long as --max_session allows")
+    connection.end(Ending.TIME)  # from here on the client may go, and then whoever waits for it ends this process
     os._exit(2)
 
   timer = threading.Timer(seconds, end)
