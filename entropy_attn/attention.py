@@ -51,7 +51,7 @@ def dot_product_attention(
       the fastest.
     temperature: t, broadcast to [H] or [H, T] (paper, appendix A); above 1 diffuses, below 1 sharpens; 0 is the limit,
       the largest logit alone. None: 1.
-    scale: of the logits; None: 1 / sqrt(K).
+    scale: of the logits, a number or broadcastable to [H, T]; None: 1 / sqrt(K).
     is_causal: query i attends to keys j ≤ i alone.
     query_seq_lengths: [B] integers; rows from there on are zero.
     key_value_seq_lengths: [B] integers; keys from there on are not attended to.
@@ -143,8 +143,8 @@ def _row_scale(q_BxTxHxK, scale, temperature) -> jax.Array:
   """What multiplies the products q_i·k_j, scale / t_i, [H, T]."""
   _, T, H, _ = q_BxTxHxK.shape
   scale = jnp.asarray(scale, np.promote_types(q_BxTxHxK.dtype, np.float32))
-  if scale.ndim:
-    raise ValueError(f"scale {list(scale.shape)} is not one number; temperature has one for each head")
+  if scale.ndim and not (scale.ndim == 2 and scale.shape[0] in (1, H) and scale.shape[1] in (1, T)):
+    raise ValueError(f"scale {list(scale.shape)} is neither one number nor broadcastable to [{H}, {T}]")
   if temperature is None:
     return jnp.broadcast_to(scale, (H, T))
   t = jnp.asarray(temperature).astype(scale.dtype)

@@ -159,7 +159,7 @@ def test_arguments_that_mean_nothing_raise():
     ("query_seq_lengths int32.2. is not 1 integers", {"query_seq_lengths": jnp.ones(2, jnp.int32)}),
     ("local_window_size=.-1, 0. is negative", {"local_window_size": (-1, 0)}),
     ("logit_softcap=0 is not above 0", {"logit_softcap": 0}),
-    ("scale .2. is not one number", {"scale": jnp.ones(2)}),
+    (r"scale \[2\] is neither one number nor broadcastable to \[2, 4\]", {"scale": jnp.ones(2)}),
     (r"temperature \[4\] is broadcastable neither to \[2\] heads nor to \[2, 4\]", {"temperature": jnp.ones(4)}),
     (r"temperature \[1, 2, 4\] is broadcastable neither", {"temperature": jnp.ones((1, 2, 4))}),
   ):
