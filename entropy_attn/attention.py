@@ -143,12 +143,12 @@ def _row_scale(q_BxTxHxK, scale, temperature) -> jax.Array:
   """What multiplies the products q_i·k_j, scale / t_i, [H, T]."""
   _, T, H, _ = q_BxTxHxK.shape
   scale = jnp.asarray(scale, np.promote_types(q_BxTxHxK.dtype, np.float32))
-  if scale.ndim and not (scale.ndim == 2 and scale.shape[0] in (1, H) and scale.shape[1] in (1, T)):
+  if not _fits(scale, (H, T)):
     raise ValueError(f"scale {list(scale.shape)} is neither one number nor broadcastable to [{H}, {T}]")
   if temperature is None:
     return jnp.broadcast_to(scale, (H, T))
   t = jnp.asarray(temperature).astype(scale.dtype)
-  if t.shape not in {(), (1,), (H,)} and not (t.ndim == 2 and t.shape[0] in (1, H) and t.shape[1] in (1, T)):
+  if not _fits(t, (H,) if t.ndim < 2 else (H, T)):
     raise ValueError(f"temperature {list(t.shape)} is broadcastable neither to [{H}] heads nor to [{H}, {T}]")
   if t.ndim < 2:
     t = jnp.broadcast_to(t, (H,))[:, None]
@@ -170,11 +170,15 @@ def _quotient_jvp(primals, tangents):
   return quotient, (dx - quotient * dy) / y
 
 
+def _fits(x, shape: tuple[int, ...]) -> bool:
+  """Whether x is broadcastable to a shape."""
+  return x.ndim <= len(shape) and all(n in (1, full) for n, full in zip(x.shape[::-1], shape[::-1], strict=False))
+
+
 def _broadcastable(name, x, shape, kind):
   """x with four axes, each 1 or whole, the keys' whole."""
   x = jnp.asarray(x)
-  fits = x.ndim <= 4 and all(n in (1, full) for n, full in zip(x.shape[::-1], shape[::-1], strict=False))
-  if not jnp.issubdtype(x.dtype, kind) or not fits:
+  if not jnp.issubdtype(x.dtype, kind) or not _fits(x, shape):
     said = {jnp.bool_: "boolean", jnp.floating: "floating"}[kind]
     raise ValueError(f"{name} {x.dtype}{list(x.shape)} is not {said} and broadcastable to {list(shape)}")
   x = x.reshape((1,) * (4 - x.ndim) + x.shape)

@@ -180,3 +180,13 @@ def test_a_temperature_of_nothing_is_the_largest_logit_alone(implementation, tem
   np.testing.assert_allclose(out, chosen, rtol=1e-6)
   assert np.all(entropy == 0)
   assert vjp((out, entropy + 1))[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (2, 1), (2, 4)])
+def test_a_scale_is_of_all_or_of_each_head_and_query(shape):
+  q, k, v = (jnp.asarray(x) for x in np.random.default_rng(13).normal(size=(3, 1, 4, 2, 8)).astype(np.float32))
+  scale = jnp.linspace(0.1, 1, int(np.prod(shape))).reshape(shape)
+  scale_HxT = jnp.broadcast_to(scale, (2, 4))
+  found = entropy_attn.dot_product_attention(q, k, v, scale=scale)
+  expected = entropy_attn.dot_product_attention(q * scale_HxT.T[None, :, :, None], k, v, scale=1)
+  np.testing.assert_allclose(found[0], expected[0], atol=1e-6)

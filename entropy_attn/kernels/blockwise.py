@@ -58,30 +58,20 @@ def forward(
     found["rest"] = zeros(dtype, B, padded, H, V)
   found |= {name: zeros(wide, B, H, padded) for name in ("largest", "log_sum", "entropy")[: 2 + with_entropy]}
 
-  def chunk(found, c):
-    at = plan.at(c)
-    for span in plan.spans:
-      keys_of_all = None if span.moves else [plan.keys(x, at, span.low, span.width) for x in (k, v)]
+  def block(found, at, i, start, k_NxWxK, v_NxWxV):
+    s_NxMxW = _dot("NMK,NWK->NMW", plan.rows(q, at, i), k_NxWxK)
+    s_NxMxW, _ = _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start)
+    m, shifted, p, l = _weights(s_NxMxW)
+    out = _dot("NMW,NWV->NMV", p.astype(v.dtype), v_NxWxV) / l
+    new = {"out": out.astype(dtype), "largest": m, "log_sum": jnp.log(l)}
+    if with_entropy:
+      new["entropy"] = jnp.log(l) - jnp.sum(p * shifted, axis=-1, keepdims=True) / l
+    if "rest" in found:
+      new["rest"] = (out - new["out"]).astype(dtype)
+    put = lambda name: plan.put_rows if found[name].ndim == 4 else plan.put_figures
+    return {name: put(name)(found[name], x, at, i) for name, x in new.items()}
 
-      def block(found, i, span=span, keys=keys_of_all):
-        start = plan.start(span, i)
-        k_NxWxK, v_NxWxV = keys or [plan.keys(x, at, start, span.width) for x in (k, v)]
-        s_NxMxW = _dot("NMK,NWK->NMW", plan.rows(q, at, i), k_NxWxK)
-        s_NxMxW, _ = _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start)
-        m, shifted, p, l = _weights(s_NxMxW)
-        out = _dot("NMW,NWV->NMV", p.astype(v.dtype), v_NxWxV) / l
-        new = {"out": out.astype(dtype), "largest": m, "log_sum": jnp.log(l)}
-        if with_entropy:
-          new["entropy"] = jnp.log(l) - jnp.sum(p * shifted, axis=-1, keepdims=True) / l
-        if "rest" in found:
-          new["rest"] = (out - new["out"]).astype(dtype)
-        put = lambda name: plan.put_rows if found[name].ndim == 4 else plan.put_figures
-        return {name: put(name)(found[name], x, at, i) for name, x in new.items()}, None
-
-      found, _ = jax.lax.scan(block, found, span.first + jnp.arange(span.count))
-    return found, None
-
-  found, _ = jax.lax.scan(chunk, found, plan.chunks())
+  found = plan.over_blocks(block, found, k, v)
   found = {name: x[:, :T] if x.ndim == 4 else x[:, :, :T] for name, x in found.items()}
   return Forward(found["out"], found.get("entropy"), found["largest"], found["log_sum"], found.get("rest"))
 
@@ -127,37 +117,27 @@ def backward(
   if bias is not None:
     sums["bias"] = zeros(*bias.shape)
 
-  def chunk(sums, c):
-    at = plan.at(c)
-    for span in plan.spans:
-      keys_of_all = None if span.moves else [plan.keys(x, at, span.low, span.width) for x in (k, v)]
+  def block(sums, at, i, start, k_NxWxK, v_NxWxV):
+    q_NxMxK, dout_NxMxV = (plan.rows(x, at, i) for x in (q, dout))
+    s_NxMxW = _dot("NMK,NWK->NMW", q_NxMxK, k_NxWxK)
+    s_NxMxW, slope = _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start)
+    _, shifted, p, l = _weights(s_NxMxW)
+    inv = 1 / l
+    u = _dot("NMV,NWV->NMW", dout_NxMxV, v_NxWxV)
+    if dentropy is not None:
+      u = u - plan.figures(dentropy, at, i) * shifted
+    ds = p * (u - jnp.sum(p * u, axis=-1, keepdims=True) * inv)  # as p, too large by l: rows are divided, not all
+    new = {}
+    if bias is not None:
+      new["bias"] = plan.add_tile(sums["bias"], ds * inv, at, i, start)
+    ds = (ds if slope is None else ds * slope).astype(k.dtype)
+    dk = _dot("NMK,NMW->NKW", q_NxMxK * inv, ds)
+    dv = _dot("NMV,NMW->NVW", dout_NxMxV * inv, p.astype(v.dtype))
+    new["q"] = plan.put_rows(sums["q"], _dot("NMW,NWK->NMK", ds, k_NxWxK) * inv, at, i)
+    new |= {name: plan.add_keys(sums[name], x, at, start) for name, x in (("k", dk), ("v", dv))}
+    return new
 
-      def block(sums, i, span=span, keys=keys_of_all):
-        start = plan.start(span, i)
-        k_NxWxK, v_NxWxV = keys or [plan.keys(x, at, start, span.width) for x in (k, v)]
-        q_NxMxK, dout_NxMxV = (plan.rows(x, at, i) for x in (q, dout))
-        s_NxMxW = _dot("NMK,NWK->NMW", q_NxMxK, k_NxWxK)
-        s_NxMxW, slope = _logits(plan, s_NxMxW, softcap, keep, bias, at, i, start)
-        _, shifted, p, l = _weights(s_NxMxW)
-        inv = 1 / l
-        u = _dot("NMV,NWV->NMW", dout_NxMxV, v_NxWxV)
-        if dentropy is not None:
-          u = u - plan.figures(dentropy, at, i) * shifted
-        ds = p * (u - jnp.sum(p * u, axis=-1, keepdims=True) * inv)  # as p, too large by l: rows are divided, not all
-        new = {}
-        if bias is not None:
-          new["bias"] = plan.add_tile(sums["bias"], ds * inv, at, i, start)
-        ds = (ds if slope is None else ds * slope).astype(k.dtype)
-        dk = _dot("NMK,NMW->NKW", q_NxMxK * inv, ds)
-        dv = _dot("NMV,NMW->NVW", dout_NxMxV * inv, p.astype(v.dtype))
-        new["q"] = plan.put_rows(sums["q"], _dot("NMW,NWK->NMK", ds, k_NxWxK) * inv, at, i)
-        new |= {name: plan.add_keys(sums[name], x, at, start) for name, x in (("k", dk), ("v", dv))}
-        return new, None
-
-      sums, _ = jax.lax.scan(block, sums, span.first + jnp.arange(span.count))
-    return sums, None
-
-  sums, _ = jax.lax.scan(chunk, sums, plan.chunks())
+  sums = plan.over_blocks(block, sums, k, v)
   dq_BxTxHxK = sums["q"][:, :T]  # of the scaled queries
   drow_scale_BxHxT = jnp.sum(dq_BxTxHxK * q_BxTxHxK.astype(dq_BxTxHxK.dtype), axis=-1).swapaxes(1, 2)
   dq = _scaled(dq_BxTxHxK, row_scale_HxT).astype(q_BxTxHxK.dtype)

@@ -96,17 +96,29 @@ class Plan:
       spans.append(Span(first, count, low, min(high - low, seen), high))
     return spans
 
-  def chunks(self):
-    """Numbers of the chunks."""
-    return jnp.arange((self.B // self.b) * (self.G // self.g))
+  def over_blocks(self, block, carry, *arrays_BxSxGxK):
+    """The carry after block(carry, at, i, start, *arrays [N, W, K]) of each block i of each chunk.
 
-  def at(self, chunk):
+    Its keys begin with `start`. Where all blocks of a span have the same, they are cut out once.
+    """
     per_sequence = self.G // self.g
-    return chunk // per_sequence * self.b, chunk % per_sequence * self.g
 
-  def start(self, span, i):
-    """The first of the keys of block i."""
-    return jnp.clip(i * self.Q - self.left, span.low, span.high - span.width) if span.moves else span.low
+    def chunk(carry, c):
+      at = c // per_sequence * self.b, c % per_sequence * self.g
+      for span in self.spans:
+        cut = lambda start, span=span: [self.keys(x, at, start, span.width) for x in arrays_BxSxGxK]
+        once = None if span.moves else cut(span.low)
+
+        def step(carry, i, span=span, cut=cut, once=once):
+          if once is not None:
+            return block(carry, at, i, span.low, *once), None
+          start = jnp.clip(i * self.Q - self.left, span.low, span.high - span.width)
+          return block(carry, at, i, start, *cut(start)), None
+
+        carry, _ = jax.lax.scan(step, carry, span.first + jnp.arange(span.count))
+      return carry, None
+
+    return jax.lax.scan(chunk, carry, jnp.arange((self.B // self.b) * per_sequence))[0]
 
   def whole(self, x, axis):
     """T padded to whole blocks."""

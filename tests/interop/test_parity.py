@@ -86,7 +86,7 @@ def test_any_gpt_2_in_and_out_again(tmp_path_factory, fields, shard):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_half_precision_and_a_model_without_its_head(dtype, whole, tmp_path):
-  torch = pytest.importorskip("torch")
+  torch = pytest.importorskip("torch", reason=NOT_AVAILABLE)
   fields = {"n_layer": 2, "n_head": 2, "n_embd": 16, "vocab_size": 40, "n_positions": 12}
   theirs = made(**fields).to(getattr(torch, dtype))
   (theirs if whole else theirs.transformer).save_pretrained(tmp_path)
