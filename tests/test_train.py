@@ -203,7 +203,7 @@ def test_evaluation_without_a_run_is_refused(corpus, tmp_path):
 DIVERGING = {"optimizer.learning_rate": 1e18, "optimizer.clip_norm": 0.0, "optimizer.warmup_fraction": 0.5}
 
 
-@pytest.mark.parametrize("on_nonfinite,code", [("stop", 1), ("record", 0)])
+@pytest.mark.parametrize("on_nonfinite,code", [("stop", 1), pytest.param("record", 0, marks=pytest.mark.slow)])
 def test_divergence_stops_names_the_layer_and_keeps_the_state_before(corpus, tmp_path, on_nonfinite, code):
   workdir = tmp_path / "diverging"
   overrides = corpus | DIVERGING | {"train.on_nonfinite": on_nonfinite}

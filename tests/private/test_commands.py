@@ -247,7 +247,12 @@ def test_a_command_can_be_called_from_python(name):
     ("private.cost", [], "--config=FILE is missing"),
     ("private.generate", ["--prompt=x", "--server=here"], "has not the form host:port"),
     ("private.generate", [], "give one of --prompt=TEXT and --prompt_ids"),
-    ("private.generate", ["--prompt=x", "--server=127.0.0.1:1"], "nobody answers at 127.0.0.1:1"),
+    pytest.param(  # asked for ten seconds
+      "private.generate",
+      ["--prompt=x", "--server=127.0.0.1:1"],
+      "nobody answers at 127.0.0.1:1",
+      marks=pytest.mark.slow,
+    ),
     ("private.generate", ["--prompt=x", "--tls_ca=x.pem"], "TLS needs all of --tls_cert, --tls_key and --tls_ca"),
     ("private.generate", ["--prompt="], "the prompt is empty"),
     ("private.generate", ["--prompt_ids="], "the prompt is empty"),

@@ -94,6 +94,16 @@ def test_comparison_draws_each_run_and_what_is_not_finite():
   np.testing.assert_allclose(widths, [25, 25, 25, 0, 25, 0, 0, 40, 60])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_long_name_leaves_room_for_the_bars():
+  run = {"name": "a" * 90, "architecture": "SM", "perplexity": 3.2, "entropy_LxH": GRID, "head_shares": [0, 0, 1, 0]}
+  figure = figures.comparison([run, run], 3.87)
+  figures.pixels(figure)
+  bars = next(axes for axes in figure.axes if axes.get_legend())
+  assert bars.get_position().width > 0.5
+  assert [label.get_text() for label in bars.get_yticklabels()] == ["a" * 31 + "…"] * 2
+
+
 def test_write_run_figures(tmp_path):
   trained = [_line("train", step, GRID * step / 30, loss=3.0) for step in (10, 20, 30)]
   evaluated = [_line("eval", 30, loss=1.1, perplexity=3.0, head_shares=[0.1, 0.2, 0.3, 0.4])]

@@ -85,6 +85,7 @@ def test_two_parties_give_the_models_logits(name):
     np.testing.assert_allclose(logits, true, atol=0.02 + gelu, err_msg=what)
 
 
+@pytest.mark.slow
 def test_the_stock_program_runs_as_it_was_written():
   config, variables, model = private("SM+LN+G", transforms=STOCK)
   tokens = tokens_of(config, length=6)
@@ -212,6 +213,7 @@ def test_two_parties_refuse_what_overflowed():
     by_two_processes(model, tokens_of(config)[None], seeds=(0,))
 
 
+@pytest.mark.slow
 def test_an_impossible_result_tells_what_is_needed_to_look_into_it():
   config, variables, _ = private("SM+ScFuFFN")
   table, seeds = variables["params"]["token_embedding"], (0, 1, 2)
