@@ -36,7 +36,7 @@ HEAD = (
 
 
 # Of the loops of blockwise attention, whose blocks of logits stay in a CPU's caches.
-_IN_ATTENTION = "blocks.attend/while"
+_IN_ATTENTION = re.compile(r"blocks\.attend/[^\s\"]*while/body")
 
 
 def moved(text: str) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _moved(computations, name) -> tuple[int, int]:
       total, in_attention = total + found[0], in_attention + found[1]
     elif line.op not in _FREE and not line.op.endswith("-start") and "AllocateBuffer" not in line.rest:
       size = 2 * line.size if line.op.endswith("-done") else _of_operation(computations, lines, line)
-      if _IN_ATTENTION in line.rest:
+      if _IN_ATTENTION.search(line.rest):
         in_attention += size
       else:
         total += size

@@ -7,7 +7,7 @@ import jax
 import pytest
 from steps import LONG, ereg
 
-from benchmarks import programs
+from benchmarks import programs, step_bytes
 from entropy_attn import sharding
 from entropy_attn.train_step import trace_train_step
 
@@ -22,6 +22,11 @@ def compiled_text(c):
 def test_no_attention_matrix_exists_unless_the_reference_is_asked_for():
   assert programs.square_buffers(compiled_text(ereg(**LONG)), 260) == []
   assert programs.square_buffers(compiled_text(ereg(**LONG, model__attention="reference")), 260) != []
+
+
+def test_bytes_of_the_loops_of_attention_are_told_apart():
+  assert step_bytes.moved(compiled_text(ereg(**LONG)))[1] > 0
+  assert step_bytes.moved(compiled_text(ereg(**LONG, model__attention="reference")))[1] == 0
 
 
 def test_the_logits_of_the_whole_batch_never_exist():
