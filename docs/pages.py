@@ -1,6 +1,9 @@
 """Which files are pages: the repository's, under their own paths, so that links between them hold; and the API."""
 
 import pathlib
+import posixpath
+import re
+import tomllib
 
 from mkdocs.structure.files import File
 
@@ -18,6 +21,8 @@ PICTURES = ("docs/**/*.png", "docs/**/*.svg", "benchmarks/**/*.png")
 
 
 def on_config(config):
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  config.repo_url = project.get("urls", {}).get("Repository") or None
   results = _found(*RESULTS)
   config.nav = [
     {"Start": "README.md"},
@@ -37,6 +42,19 @@ def on_files(files, config):
   for name in API:
     files.append(File.generated(config, _page(name), content=f"::: {_dotted(name)}\n"))
   return files
+
+
+def on_page_content(html, page, config, files):
+  """Links to what is no page, such as a source file, lead to the repository; while it has no address, nowhere."""
+  known, folder = {file.dest_uri for file in files}, posixpath.dirname(page.file.dest_uri)
+
+  def mended(link):
+    path = posixpath.normpath(posixpath.join(folder, link[1].partition("#")[0]))
+    if re.match(r"\w+:|#", link[1]) or path in known:
+      return link[0]
+    return f'<a href="{config.repo_url}/blob/main/{path}">{link[2]}</a>' if config.repo_url else link[2]
+
+  return re.sub(r'<a href="([^"]*)">(.*?)</a>', mended, html, flags=re.DOTALL)
 
 
 def _found(*patterns: str) -> list[str]:
