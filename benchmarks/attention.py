@@ -20,7 +20,7 @@ TOKENS, TOKENS_ON_CHIP = (
   16_384,
 )  # a batch has as many sequences as make up so many, of a CPU and of an accelerator
 LONGEST_MATERIALISED = 4096  # beyond it the matrices of one call are more than 10 GB
-ON_CPU = ("reference", "blockwise", "blockwise, no entropy", "torch sdpa, no entropy")
+ON_CPU = ("reference", "blockwise", "blockwise, no entropy", "blockwise, products alone", "torch sdpa, no entropy")
 ON_GPU = ("reference", "blockwise", "gpu", "gpu, no entropy", "cudnn, no entropy")
 ON_TPU = ("reference", "blockwise", "tpu", "tpu, no entropy", "jax.nn, no entropy")
 
@@ -60,6 +60,8 @@ def _jax_step(name, batch, T):
       )
       out, vjp = jax.vjp(attend, q, k, v)
       return out, vjp(dout)
+    if without == "products alone":
+      return _products_alone(q, k, v, dout)
     if without:
       return _without_entropy(kind, q, k, v, dout)
     attend = lambda q, k, v: attention.dot_product_attention(q, k, v, is_causal=True, implementation=kind)
@@ -78,6 +80,33 @@ def _without_entropy(kind, q, k, v, dout):
   operands = q, k, v, row_scale_HxT, None
   forward = module.forward(*operands, causal=True, with_entropy=False, with_rest=True)
   return forward.out_BxTxHxK, module.backward(*operands, forward, dout, None, causal=True)
+
+
+def _products_alone(q, k, v, dout):
+  """The seven products of the blocks of blockwise attention, and nothing between them: the least that it can take."""
+  import jax.numpy as jnp
+
+  from entropy_attn.kernels import blockwise
+  from entropy_attn.kernels.plan import Plan
+
+  plan = Plan.of(q, k, True, None)
+  zeros = jnp.zeros((q.shape[0], k.shape[2], WIDTH, k.shape[1]))
+
+  def forward(out, at, i, start, k_NxWxK, v_NxWxK):
+    s_NxMxW = jnp.einsum("NMK,NWK->NMW", plan.rows(q, at, i), k_NxWxK)
+    return plan.put_rows(out, jnp.einsum("NMW,NWK->NMK", s_NxMxW, v_NxWxK), at, i)
+
+  def backward(sums, at, i, start, k_NxWxK, v_NxWxK):
+    dq, dk, dv = sums
+    q_NxMxK, dout_NxMxK = (plan.rows(x, at, i) for x in (q, dout))
+    s_NxMxW = jnp.einsum("NMK,NWK->NMW", q_NxMxK, k_NxWxK)
+    u_NxMxW = jnp.einsum("NMK,NWK->NMW", dout_NxMxK, v_NxWxK)
+    dk = plan.add_keys(dk, blockwise._over_rows(plan, q_NxMxK, u_NxMxW), at, start)
+    dv = plan.add_keys(dv, blockwise._over_rows(plan, dout_NxMxK, s_NxMxW), at, start)
+    return plan.put_rows(dq, jnp.einsum("NMW,NWK->NMK", u_NxMxW, k_NxWxK), at, i), dk, dv
+
+  out = plan.over_blocks(forward, jnp.zeros_like(q), k, v)
+  return out, plan.over_blocks(backward, (jnp.zeros_like(q), zeros, zeros), k, v)
 
 
 def _torch_step(batch, T):

@@ -9,7 +9,7 @@ import pytest
 from trees import assert_close
 
 import entropy_attn
-from entropy_attn.kernels import fused
+from entropy_attn.kernels import fused, plan
 
 
 @pytest.mark.parametrize("implementation", ["reference", "blockwise"])
@@ -204,6 +204,37 @@ def test_forward_mode_and_second_derivatives_equal_those_of_the_reference(implem
 
   for a, b in zip(*map(jax.tree.leaves, (along(implementation), along("reference"))), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "T,cut",
+  [
+    pytest.param(41, {"_TURNED": 0}, marks=pytest.mark.slow),
+    (43, {"_TURNED": 0, "_ROWS": 8, "_SPANS_OF_MANY": 3, "_MANY": 6}),
+  ],
+)
+def test_however_its_work_is_cut_it_gives_the_same(T, cut, monkeypatch):
+  """As long sequences are cut, which no test here is; no other test has these lengths, whose programs would be kept."""
+  for name, number in cut.items():
+    monkeypatch.setattr(plan, name, number)
+  keys = jax.random.split(jax.random.key(2), 6)
+  x, direction = (
+    tuple(jax.random.normal(key, (2, T, heads, 4)) for key, heads in zip(ks, (4, 2, 2), strict=True))
+    for ks in (keys[:3], keys[3:])
+  )
+  its = plan.Plan.of(*x[:2], True, None)
+  assert its.turned and len(its.spans) == (3 if "_MANY" in cut else 2)
+
+  def along(kind):
+    def loss(q, k, v):
+      out, entropy = entropy_attn.dot_product_attention(q, k, v, is_causal=True, implementation=kind)
+      return jnp.sum(jnp.sin(out)) + jnp.sum(entropy**2)
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    return jax.jit(lambda x: jax.jvp(lambda *x: gradient(*x), x, direction))(x)
+
+  for a, b in zip(*map(jax.tree.leaves, (along("blockwise"), along("reference"))), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 
 _ROWS = 128  # query rows of a block
-_SPANS = 8  # the blocks are cut into at most so many spans, each with its own range of keys: half the work if causal
+# The blocks are cut into at most so many spans, each with its own range of keys: half the work if causal. Twice as many
+# take twice as long to compile, which pays where there are many blocks.
+_SPANS, _SPANS_OF_MANY, _MANY = 8, 16, 64
 # Logits that are worked on at once, measured on CPUs: few enough for the caches, but where a sequence is short enough
 # for its chunks to cost more than they save. Elsewhere they should be many enough to fill the machine.
 _LOGITS_CPU, _LOGITS_CPU_SHORT, _LOGITS_ELSEWHERE = 2**18, 2**20, 2**25
 _SHORT = 128
+_TURNED = 1024  # keys from which sums over rows are faster with one factor transposed, on CPUs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Plan:
       return [Span(0, self.blocks, 0, self.S, self.S)]
     seen = self.left + self.Q + self.right  # keys of a block
     # Keys end with the rows, and a block sees many of them: a loop for each few blocks. Otherwise one for all.
-    step = math.ceil(self.blocks / _SPANS) if self.right < self.S < 4 * seen else self.blocks
+    most = _SPANS if self.blocks < _MANY else _SPANS_OF_MANY
+    step = math.ceil(self.blocks / most) if self.right < self.S < 4 * seen else self.blocks
     spans = []
     for first in range(0, self.blocks, step):
       count = min(step, self.blocks - first)
@@ -95,6 +99,14 @@ class Plan:
       low = max(0, min(first * self.Q - self.left, high - 1))
       spans.append(Span(first, count, low, min(high - low, seen), high))
     return spans
+
+  @property
+  def turned(self) -> bool:
+    """Whether sums over rows are made with a transposed copy of their smaller factor.
+
+    A CPU's compiler has two libraries for products, and chooses by their axes.
+    """
+    return isinstance(self.S, int) and self.S >= _TURNED and jax.default_backend() == "cpu"
 
   def over_blocks(self, block, carry, *arrays_BxSxGxK):
     """The carry after block(carry, at, i, start, *arrays [N, W, K]) of each block i of each chunk.
