@@ -83,7 +83,7 @@ def _without_entropy(kind, q, k, v, dout):
 
 
 def _products_alone(q, k, v, dout):
-  """The seven products of the blocks of blockwise attention, and nothing between them: the least that it can take."""
+  """The seven products of the blocks of blockwise attention, and nothing between them."""
   import jax.numpy as jnp
 
   from entropy_attn.kernels import blockwise
