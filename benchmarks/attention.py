@@ -101,8 +101,8 @@ def _products_alone(q, k, v, dout):
     q_NxMxK, dout_NxMxK = (plan.rows(x, at, i) for x in (q, dout))
     s_NxMxW = jnp.einsum("NMK,NWK->NMW", q_NxMxK, k_NxWxK)
     u_NxMxW = jnp.einsum("NMK,NWK->NMW", dout_NxMxK, v_NxWxK)
-    dk = plan.add_keys(dk, blockwise._over_rows(plan, q_NxMxK, u_NxMxW), at, start)
-    dv = plan.add_keys(dv, blockwise._over_rows(plan, dout_NxMxK, s_NxMxW), at, start)
+    dk = plan.add_keys(dk, blockwise.over_rows(plan, q_NxMxK, u_NxMxW), at, start)
+    dv = plan.add_keys(dv, blockwise.over_rows(plan, dout_NxMxK, s_NxMxW), at, start)
     return plan.put_rows(dq, jnp.einsum("NMW,NWK->NMK", u_NxMxW, k_NxWxK), at, i), dk, dv
 
   out = plan.over_blocks(forward, jnp.zeros_like(q), k, v)

@@ -22,7 +22,7 @@ PICTURES = ("docs/**/*.png", "docs/**/*.svg", "benchmarks/**/*.png")
 
 def on_config(config):
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-  config.repo_url = project.get("urls", {}).get("Repository") or None
+  config.repo_url, config.repo_name = project.get("urls", {}).get("Repository") or None, project["name"]
   results = _found(*RESULTS)
   config.nav = [
     {"Start": "README.md"},

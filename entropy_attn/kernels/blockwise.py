@@ -131,8 +131,8 @@ def backward(
     if bias is not None:
       new["bias"] = plan.add_tile(sums["bias"], ds * inv, at, i, start)
     ds = (ds if slope is None else ds * slope).astype(k.dtype)
-    dk = _over_rows(plan, q_NxMxK * inv, ds)
-    dv = _over_rows(plan, dout_NxMxV * inv, p.astype(v.dtype))
+    dk = over_rows(plan, q_NxMxK * inv, ds)
+    dv = over_rows(plan, dout_NxMxV * inv, p.astype(v.dtype))
     new["q"] = plan.put_rows(sums["q"], _dot("NMW,NWK->NMK", ds, k_NxWxK) * inv, at, i)
     new |= {name: plan.add_keys(sums[name], x, at, start) for name, x in (("k", dk), ("v", dv))}
     return new
@@ -171,8 +171,8 @@ def _weights(s_NxMxW):
   return m, shifted, p, jnp.where(l == 0, 1, l)
 
 
-def _over_rows(plan, x_NxMxK, weights_NxMxW):
-  """Sums over the rows of a block, [N, K, W]."""
+def over_rows(plan, x_NxMxK, weights_NxMxW):
+  """Sums over the rows of a block, [N, K, W], as the plan would have them made."""
   if not plan.turned:
     return _dot("NMK,NMW->NKW", x_NxMxK, weights_NxMxW)
   x_NxKxM = jax.lax.optimization_barrier(jnp.swapaxes(x_NxMxK, 1, 2))  # or the copy would be taken away

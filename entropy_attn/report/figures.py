@@ -105,7 +105,7 @@ def comparison(runs: Sequence[Mapping], max_entropy: float) -> Figure:
     entropy = draw.array(run["entropy_LxH"])
     draw.heatmap(axes, entropy, (0, max_entropy), 6.5 if max(entropy.shape) <= 6 else None)
     axes.set_title(run["architecture"], fontsize=9.5, fontweight="bold", color=style.INK, loc="left", pad=17)
-    what = f"{_short(run['name'])} · {_perplexity(run)}"
+    what = f"{_name(run)} · {_perplexity(run)}"
     axes.text(0, 1.025, what, transform=axes.transAxes, va="bottom", fontsize=8, color=style.MUTED)
   for axes in grid.flat[len(runs) :]:
     axes.set_axis_off()
@@ -158,15 +158,15 @@ def run_figures(workdir) -> dict[str, Figure]:
   }
 
 
-def _short(name: str) -> str:
-  """A name that leaves room for what it names."""
-  return name if len(name) <= 32 else name[:31] + "…"
+def _name(run: Mapping) -> str:
+  """Short enough to leave room for what it names."""
+  return draw.fitted(run["name"], 2.25, 8, least=8)[0]
 
 
 def _shares(axes: Axes, runs: Sequence[Mapping], max_entropy: float) -> None:
   """One stacked bar a run, the first on top."""
   gaps = [draw.shares(axes, y, run["head_shares"], 0.68) for y, run in enumerate(runs)]
-  axes.set_yticks(range(len(runs)), [_short(run["name"]) for run in runs])
+  axes.set_yticks(range(len(runs)), [_name(run) for run in runs])
   axes.set_ylim(len(runs) - 0.5, -0.5)
   axes.set_xlim(0, 100)
   axes.set_xlabel(f"share of heads by entropy (%), Max = {max_entropy:.2f} nats for all", fontsize=9, color=style.INK)
